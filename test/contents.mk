@@ -1,0 +1,21 @@
+# The contents pages of the tests (those of test/unit are in worker/Makefile). A file that no list names fails
+# `make lint`. Order is the order of the run.
+
+# sql/NAME.sql and expected/NAME.out, run one after the other in one database
+REGRESS =
+
+# test/pgtap/NAME.sql
+PGTAP =
+
+# test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
+ISOLATION =
+
+# test/t/NNN_NAME.pl
+TAP =
+
+# Names that are no subject of extension/sql, and may still name a test
+GENERAL =
+
+print-%:
+	@echo $($*)
+.PHONY: print-%
