@@ -1,0 +1,32 @@
+/*
+ * sentinai_errcodes.h
+ *	  Every SQLSTATE of class SN, once, for the extension (ereport), the SQL scripts (RAISE ... USING ERRCODE) and the
+ *	  worker, which decides by them.
+ *
+ * A row is X(symbol, code, condition name). Only codes live here; messages live where they are raised.
+ */
+#ifndef SENTINAI_ERRCODES_H
+#define SENTINAI_ERRCODES_H
+
+#define SN_ERRCODES(X) \
+	X(SN_INVALID_ARGUMENT, "SN001", "invalid_argument") \
+	X(SN_UNKNOWN_WORKER_TYPE, "SN002", "unknown_worker_type") \
+	X(SN_GROUP_MISMATCH, "SN003", "group_mismatch") \
+	X(SN_UNKNOWN_TENANT, "SN004", "unknown_tenant") \
+	X(SN_UNKNOWN_EVENT_TYPE, "SN005", "unknown_event_type") \
+	X(SN_INVALID_EVENT, "SN006", "validation_error") \
+	X(SN_INVALID_BATCH, "SN007", "invalid_batch") \
+	X(SN_NOT_IN_HANDLER, "SN008", "not_in_handler") \
+	X(SN_INVALID_HANDLER, "SN009", "invalid_handler") \
+	X(SN_INVALID_TRANSITION, "SN010", "invalid_transition") \
+	X(SN_NOT_FOUND, "SN011", "not_found") \
+	X(SN_ALREADY_EXISTS, "SN012", "already_exists") \
+	X(SN_INVALID_TRANSACTION, "SN013", "invalid_transaction") \
+	X(SN_NOT_ACTIVE, "SN014", "not_active") \
+	X(SN_NOT_PRELOADED, "SN015", "not_preloaded") \
+	X(SN_VERSION_MISMATCH, "SN016", "version_mismatch") \
+	X(SN_OFFSET_GAP, "SN017", "offset_gap") \
+	X(SN_FENCED, "SN018", "fenced") \
+	X(SN_IN_USE, "SN019", "in_use")
+
+#endif							/* SENTINAI_ERRCODES_H */
