@@ -1,0 +1,47 @@
+/*
+ * compat.h
+ *	  The differences between PostgreSQL 15 and 18. The only file that looks at PG_VERSION_NUM.
+ */
+#ifndef SENTINAI_COMPAT_H
+#define SENTINAI_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "sentinai is for PostgreSQL 15 to 18"
+#endif
+
+/* Number of a backend's PGPROC: below MaxBackends for whoever can have a transaction. */
+#if PG_VERSION_NUM >= 170000
+#define SN_MY_PROC_NUMBER ((int) MyProcNumber)
+#else
+#define SN_MY_PROC_NUMBER (MyProc->pgprocno)
+#endif
+
+/* The last argument of ExecInsertIndexTuples came with 16. */
+#if PG_VERSION_NUM >= 160000
+#define SN_INSERT_INDEX_TUPLES(info, slot, estate) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define SN_INSERT_INDEX_TUPLES(info, slot, estate) \
+	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL)
+#endif
+
+/* The last argument of LockHeldByMe came with 17. */
+#if PG_VERSION_NUM >= 170000
+#define SN_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe((tag), (mode), false)
+#else
+#define SN_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe((tag), (mode))
+#endif
+
+/* pg_database_ownercheck() became one of a family in 16. */
+#if PG_VERSION_NUM >= 160000
+#define SN_DATABASE_OWNERCHECK(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
+#else
+#define SN_DATABASE_OWNERCHECK(oid) pg_database_ownercheck((oid), GetUserId())
+#endif
+
+/* nextval_internal() and the data of a sequence. */
+#define SN_NEXTVAL(relid) nextval_internal((relid), false)
+
+#endif							/* SENTINAI_COMPAT_H */

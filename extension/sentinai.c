@@ -1,0 +1,35 @@
+/*
+ * sentinai.c
+ *	  Where the library starts: what _PG_init() sets up, in order, and the version.
+ *
+ * The library keeps state in shared memory and runs background workers, so it has to be preloaded; loaded any other way
+ * it refuses, which makes CREATE EXTENSION fail with the line to add.
+ */
+#include "sentinai.h"
+
+#include "guc.h"
+
+PG_MODULE_MAGIC;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+PG_FUNCTION_INFO_V1(sn_version);
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(SN_ERRCODE("SN015")),
+				 errmsg("sentinai must be loaded when the server starts"),
+				 errhint("Add the line shared_preload_libraries = 'sentinai' to postgresql.conf and restart the server.")));
+
+	sn_guc_define();
+}
+
+/* version() returns text */
+Datum
+sn_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(SENTINAI_VERSION));
+}
