@@ -21,17 +21,15 @@ own() {		# give files to the user who runs the servers
 }
 
 # A port below the range that the kernel takes for outgoing connections, and free now. Two scripts that ask at the same
-# moment get different ones: a lock file per port stands for a minute.
+# moment get different ones: a claim stands for a minute.
 free_port() {
-	local port claim
+	local port claims=${TMPDIR:-/tmp}/sentinai-ports.$UID
+	mkdir -p "$claims"
+	find "$claims" -type f -mmin +1 -delete 2>/dev/null || true
 	while :; do
 		port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-		if (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; then
-			continue
-		fi
-		claim=${TMPDIR:-/tmp}/sentinai-port-$port
-		find "$claim" -maxdepth 0 -mmin +1 -delete 2>/dev/null || true
-		if (set -o noclobber; : >"$claim") 2>/dev/null; then
+		if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null &&
+			(set -o noclobber && : >"$claims/$port") 2>/dev/null; then
 			echo "$port"
 			return
 		fi
@@ -41,8 +39,7 @@ free_port() {
 # alive PIDFILE WORD: the process of the file runs, and is ours (its command line has the word)
 alive() {
 	local pid
-	[ -s "$1" ] && read -r pid <"$1" && [ -r "/proc/$pid/cmdline" ] &&
-		tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -- "$2"
+	[ -s "$1" ] && read -r pid <"$1" && grep -aqsF -- "$2" "/proc/$pid/cmdline"
 }
 
 gone() {	# wait until process $1 is no more
