@@ -79,3 +79,218 @@ CREATE TABLE sentinai.event_log (
 	created_at		timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (created_at);
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_log', '');
+
+CREATE FUNCTION sentinai.event_type_add(event_type text, description text DEFAULT NULL)
+	RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF event_type_add.event_type IS NULL OR event_type_add.event_type !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,254}$' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('event type %s is not valid', coalesce(quote_literal(left(event_type_add.event_type, 100)), 'NULL')),
+			HINT = 'An event type begins with a letter and goes on with letters, digits, "_", ".", ":" or "-", at most 255 in all.';
+	END IF;
+	INSERT INTO sentinai.event_type (event_type, description)
+	VALUES (event_type_add.event_type, event_type_add.description)
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('event type "%s" exists already', event_type_add.event_type),
+			DETAIL = (SELECT CASE WHEN t.builtin THEN 'It is one of the types that sentinai installs.'
+							 ELSE 'It was added before.' END
+						FROM sentinai.event_type t WHERE t.event_type = event_type_add.event_type),
+			HINT = 'It can be used as it is: SELECT * FROM sentinai.event_type.';
+	END IF;
+	RETURN event_type_add.event_type;
+END
+$$;
+COMMENT ON FUNCTION sentinai.event_type_add(text, text) IS
+	'Makes an event type known, and returns it; events of unknown types are dead letters. Errors: SN001 (name not valid), SN012 (exists already).';
+
+CREATE FUNCTION sentinai.event_id_new() RETURNS text
+	LANGUAGE sql VOLATILE PARALLEL SAFE
+AS $$
+	SELECT pg_catalog.substr(t, 1, 8) || '-' || pg_catalog.substr(t, 9, 4) || '-7' || pg_catalog.substr(r, 16, 21)
+	  FROM pg_catalog.lpad(pg_catalog.to_hex(
+				pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint), 12, '0') t,
+		   pg_catalog.text(pg_catalog.gen_random_uuid()) r
+$$;
+COMMENT ON FUNCTION sentinai.event_id_new() IS
+	'A new event id: a UUID of version 7, with the milliseconds since 1970 in front, so that ids made together lie together in an index.';
+
+CREATE FUNCTION sentinai.event_publish(topic text, event jsonb)
+	RETURNS text
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	whole	jsonb := event_publish.event;
+	parsed	record;
+BEGIN
+	IF event_publish.topic IS NULL OR event_publish.topic !~ '^[A-Za-z0-9._-]{1,249}$' OR event_publish.topic IN ('.', '..') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('topic %s is not valid', coalesce(quote_literal(left(event_publish.topic, 100)), 'NULL')),
+			HINT = 'A topic of Kafka has 1 to 249 characters, each one a letter, a digit, ".", "_" or "-".';
+	ELSIF jsonb_typeof(whole) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN006',
+			MESSAGE = format('event is not an object but %s', coalesce(jsonb_typeof(whole), 'NULL')),
+			HINT = 'An event has at least event_type, tenant_id and payload.';
+	END IF;
+	PERFORM sentinai.activate();
+
+	IF whole->>'event_id' IS NULL THEN
+		whole := whole || jsonb_build_object('event_id', sentinai.event_id_new());
+	END IF;
+	IF whole->>'timestamp' IS NULL THEN
+		whole := whole || jsonb_build_object('timestamp',
+			to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'));
+	END IF;
+	IF whole->>'version' IS NULL THEN
+		whole := whole || '{"version": 1}';
+	END IF;
+
+	SELECT * INTO STRICT parsed FROM sentinai.event_parse(convert_to(whole::text, 'UTF8'));
+	IF NOT parsed.ok THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN006',
+			MESSAGE = parsed.message,
+			DETAIL = coalesce(parsed.detail, ''),
+			HINT = 'Nothing was published. docs/events.md describes the fields of an event.';
+	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type t WHERE t.event_type = parsed.event_type) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN005',
+			MESSAGE = format('event type "%s" is not known', left(parsed.event_type, 100)),
+			HINT = format('SELECT sentinai.event_type_add(%L) makes it known.', parsed.event_type);
+	ELSIF NOT EXISTS (SELECT FROM sentinai.tenant t
+					   WHERE t.tenant_id = parsed.tenant_id AND t.status IN ('active', 'suspended')) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN004',
+			MESSAGE = format('tenant "%s" does not exist or is archived', parsed.tenant_id),
+			HINT = format('SELECT sentinai.tenant_add(%1$L) adds it; sentinai.tenant_resume(%1$L) takes it back from the archive.',
+						  parsed.tenant_id);
+	END IF;
+
+	IF current_setting('sentinai.event_log_mode', true) IS DISTINCT FROM 'failures' THEN
+		INSERT INTO sentinai.event_log (tenant_id, event_id, event_type, exception_id, "timestamp", correlation_id,
+										payload, metadata, version, topic)
+		VALUES (parsed.tenant_id, parsed.event_id, parsed.event_type, parsed.exception_id, parsed."timestamp",
+				parsed.correlation_id, parsed.payload, parsed.metadata, parsed.version, event_publish.topic)
+		ON CONFLICT DO NOTHING;
+	END IF;
+	PERFORM sentinai.outbox_add(
+		event_publish.topic, NULL,
+		convert_to(parsed.tenant_id || ':' || coalesce(parsed.exception_id, parsed.event_id), 'UTF8'),
+		ARRAY[ROW('sentinai-event-type', convert_to(parsed.event_type, 'UTF8'))]::sentinai.header[],
+		convert_to(whole::text, 'UTF8'),
+		parsed.tenant_id, parsed.event_id, parsed.event_type);
+	RETURN parsed.event_id;
+END
+$$;
+COMMENT ON FUNCTION sentinai.event_publish(text, jsonb) IS
+	'Publishes an event of ours to a topic of Kafka, when the transaction commits, and returns its id. event: the envelope; a missing event_id, timestamp or version is filled in. The record''s key is tenant_id:exception_id, or tenant_id:event_id without an exception. It is in event_log at once. To keep the order of one exception''s events, lock a row of that exception before the call. Errors: SN001 (topic), SN004 (tenant), SN005 (event type), SN006 (a field is missing or wrong).';
+
+CREATE FUNCTION sentinai.exception_events(exception text, tenant text DEFAULT NULL)
+	RETURNS TABLE (
+		tenant_id		text,
+		event_id		text,
+		event_type		text,
+		"timestamp"		timestamptz,
+		correlation_id	text,
+		payload			jsonb,
+		metadata		jsonb,
+		version			integer,
+		topic			text,
+		partition		integer,
+		kafka_offset	bigint,
+		created_at		timestamptz
+	)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- Two statements, since a column that the caller may not read can't even be named.
+	IF pg_has_role('sentinai_payload', 'USAGE') THEN
+		RETURN QUERY
+			SELECT l.tenant_id::text, l.event_id::text, l.event_type::text, l."timestamp", l.correlation_id,
+				   l.payload, l.metadata, l.version, l.topic::text, l.partition, l.kafka_offset, l.created_at
+			  FROM sentinai.event_log l
+			 WHERE l.exception_id = $1 AND ($2 IS NULL OR l.tenant_id = $2)
+			 ORDER BY l."timestamp", l.created_at, l.kafka_offset;
+	ELSE
+		RETURN QUERY
+			SELECT l.tenant_id::text, l.event_id::text, l.event_type::text, l."timestamp", l.correlation_id,
+				   NULL::jsonb, NULL::jsonb, l.version, l.topic::text, l.partition, l.kafka_offset, l.created_at
+			  FROM sentinai.event_log l
+			 WHERE l.exception_id = $1 AND ($2 IS NULL OR l.tenant_id = $2)
+			 ORDER BY l."timestamp", l.created_at, l.kafka_offset;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.exception_events(text, text) IS
+	'The events of an exception in event_log, by the time they happened. exception: its id; tenant: NULL looks at all tenants. payload and metadata are NULL for who is not a member of sentinai_payload.';
+
+CREATE FUNCTION sentinai.event_trace(tenant text, exception text)
+	RETURNS TABLE (
+		at				timestamptz,
+		what			text,
+		event_id		text,
+		event_type		text,
+		worker_type		text,
+		status			text,
+		retry_count		integer,
+		next_attempt_at	timestamptz,
+		dlq_id			bigint,
+		message			text
+	)
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH logged AS (
+		SELECT l.event_id, l.event_type, l.created_at, l.topic, l.partition, l.kafka_offset
+		  FROM sentinai.event_log l
+		 WHERE l.tenant_id = $1 AND l.exception_id = $2
+	), dead AS (
+		SELECT d.id, d.event_id, d.event_type, d.worker_type, d.status, d.retry_count, d.error_type, d.error_message, d.created_at
+		  FROM sentinai.dead_letter_queue d
+		 WHERE d.tenant_id = $1 AND d.exception_id = $2
+	), waiting AS (
+		SELECT p.event_id, p.event_type, p.worker_type, p.status, p.retry_count, p.next_attempt_at, p.error_type, p.error_message,
+			   p.created_at
+		  FROM sentinai.event_pending p
+		 WHERE p.tenant_id = $1 AND p.exception_id = $2
+	), known AS (
+		SELECT event_id FROM logged
+		UNION SELECT event_id FROM dead WHERE event_id IS NOT NULL
+		UNION SELECT event_id FROM waiting
+	)
+	SELECT l.created_at, 'arrived', l.event_id, l.event_type, NULL, NULL, NULL::integer, NULL::timestamptz, NULL::bigint,
+		   CASE WHEN l.kafka_offset IS NULL THEN 'made here, for topic ' || l.topic
+				ELSE format('topic %s, partition %s, offset %s', l.topic, l.partition, l.kafka_offset) END
+	  FROM logged l
+	UNION ALL
+	SELECT coalesce(p.last_attempt_at, p.processed_at), 'handled', p.event_id, p.event_type, p.worker_type, p.status,
+		   p.retry_count, NULL, NULL, concat_ws(': ', p.error_type, p.error_message)
+	  FROM known k JOIN sentinai.event_processing_log p USING (event_id)
+	 WHERE p.tenant_id = $1 AND NOT p.shadow
+	UNION ALL
+	SELECT w.created_at, 'waits', w.event_id, w.event_type, w.worker_type, w.status,
+		   w.retry_count, w.next_attempt_at, NULL, concat_ws(': ', w.error_type, w.error_message)
+	  FROM waiting w
+	UNION ALL
+	SELECT d.created_at, 'dead letter', d.event_id, d.event_type, d.worker_type, d.status,
+		   d.retry_count, NULL, d.id, concat_ws(': ', d.error_type, d.error_message)
+	  FROM dead d
+	UNION ALL
+	SELECT h.created_at, 'dead letter ' || h.action, d.event_id, d.event_type, d.worker_type, h.to_status,
+		   NULL, NULL, d.id, concat_ws(', ', h.reason, 'by ' || coalesce(h.actor, h.authenticated))
+	  FROM dead d JOIN sentinai.dlq_history h ON h.dlq_id = d.id
+	 WHERE h.action <> 'dead_lettered'
+	 ORDER BY 1
+$$;
+COMMENT ON FUNCTION sentinai.event_trace(text, text) IS
+	'What happened to the events of an exception, in time order. what: arrived (event_log), handled (event_processing_log; status says how it ended), waits (event_pending), dead letter, and each step of a dead letter''s life. With event_log_mode = failures only events that failed or wait are found.';
