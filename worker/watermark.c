@@ -1,0 +1,414 @@
+/*
+ * watermark.c
+ *	  Delivery reports -> a watermark per topic; see watermark.h for the nouns.
+ *
+ * A topic's list holds its entries in id order. An entry that is no longer wanted while its report is still to come is
+ * orphaned: taken off the list (topic NULL), and freed by the report.
+ */
+#include "watermark.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Topic Topic;
+
+struct WatermarkEntry
+{
+	Topic	   *topic;			/* NULL: an orphan */
+	WatermarkEntry *next;
+	int64_t		id;
+	int64_t		dlq_id;
+	int64_t		offset;
+	size_t		bytes;
+	int32_t		partition;
+	bool		delivered;
+	char		token[WATERMARK_TOKEN_LEN + 1];
+};
+
+struct Topic
+{
+	char	   *name;
+	WatermarkEntry *first;
+	WatermarkEntry *last;
+	int64_t		last_sent;		/* rows up to here are on the list, or known to the database; 0: none */
+	int64_t		advanced;		/* rows up to here are known to the database; 0: we know of none */
+	int64_t		collected;		/* what watermark_collect() has given last */
+	bool		blocked;
+	int64_t		blocked_until;
+	int			failures;		/* in a row: the next delivery sets it back */
+	char	   *reason;
+};
+
+struct Watermark
+{
+	Topic	  **topics;			/* sorted by name */
+	int			n_topics;
+	Topic	   *latest;			/* of the last look-up: rows of a topic come in runs */
+	int64_t		in_flight;
+	int64_t		rows;
+	int64_t		bytes;
+	WatermarkAdvance advance;
+	int			max_topics;		/* room in advance's arrays */
+	int			max_receipts;
+};
+
+/* This process has no use without memory. */
+static void *
+must(void *pointer)
+{
+	if (pointer == NULL)
+		abort();
+	return pointer;
+}
+
+Watermark *
+watermark_new(void)
+{
+	return must(calloc(1, sizeof(Watermark)));
+}
+
+static Topic *
+topic_get(Watermark *w, const char *name)
+{
+	int			low = 0;
+	int			high = w->n_topics;
+	Topic	   *topic;
+
+	if (w->latest != NULL && strcmp(w->latest->name, name) == 0)
+		return w->latest;
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+		int			order = strcmp(w->topics[middle]->name, name);
+
+		if (order == 0)
+			return w->latest = w->topics[middle];
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	topic = must(calloc(1, sizeof(Topic)));
+	topic->name = must(strdup(name));
+	w->topics = must(realloc(w->topics, (size_t) (w->n_topics + 1) * sizeof(Topic *)));
+	memmove(w->topics + low + 1, w->topics + low, (size_t) (w->n_topics - low) * sizeof(Topic *));
+	w->topics[low] = topic;
+	w->n_topics++;
+	return w->latest = topic;
+}
+
+WatermarkVerdict
+watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
+{
+	Topic	   *topic = topic_get(w, topic_name);
+
+	/* what is on its way is so in a blocked topic, too */
+	if (id <= topic->last_sent)
+		return WATERMARK_ON_ITS_WAY;
+	return topic->blocked ? WATERMARK_BLOCKED : WATERMARK_SEND;
+}
+
+WatermarkEntry *
+watermark_sent(Watermark *w, const char *topic_name, int64_t id, int64_t dlq_id, const char *token, size_t bytes)
+{
+	Topic	   *topic = topic_get(w, topic_name);
+	WatermarkEntry *entry = must(calloc(1, sizeof(WatermarkEntry)));
+
+	assert(id > topic->last_sent);
+	entry->topic = topic;
+	entry->id = id;
+	entry->dlq_id = dlq_id;
+	entry->bytes = bytes;
+	if (token != NULL)
+		strncpy(entry->token, token, WATERMARK_TOKEN_LEN);
+	if (topic->last != NULL)
+		topic->last->next = entry;
+	else
+		topic->first = entry;
+	topic->last = entry;
+	topic->last_sent = id;
+	w->in_flight++;
+	w->rows++;
+	w->bytes += (int64_t) bytes;
+	return entry;
+}
+
+static void
+entry_free(Watermark *w, WatermarkEntry *entry)
+{
+	w->rows--;
+	w->bytes -= (int64_t) entry->bytes;
+	free(entry);
+}
+
+/* Takes everything behind `keep` (NULL: all) off the topic's list. */
+static void
+topic_cut(Watermark *w, Topic *topic, WatermarkEntry *keep)
+{
+	WatermarkEntry *entry = keep == NULL ? topic->first : keep->next;
+
+	if (keep == NULL)
+		topic->first = NULL;
+	else
+		keep->next = NULL;
+	topic->last = keep;
+	topic->last_sent = keep == NULL ? topic->advanced : keep->id;
+	while (entry != NULL)
+	{
+		WatermarkEntry *next = entry->next;
+
+		entry->topic = NULL;
+		entry->next = NULL;
+		if (entry->delivered)
+			entry_free(w, entry);
+		entry = next;
+	}
+}
+
+void
+watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int64_t offset)
+{
+	w->in_flight--;
+	if (entry->topic == NULL)
+	{
+		entry_free(w, entry);
+		return;
+	}
+	entry->topic->failures = 0;
+	entry->delivered = true;
+	entry->partition = partition;
+	entry->offset = offset;
+}
+
+static void
+topic_block(Topic *topic, const char *reason, int64_t now_ms)
+{
+	int64_t		wait = topic->failures > 5 ? WATERMARK_BLOCK_MAX_MS : WATERMARK_BLOCK_MS << topic->failures;
+
+	topic->blocked = true;
+	topic->blocked_until = now_ms + (wait < WATERMARK_BLOCK_MAX_MS ? wait : WATERMARK_BLOCK_MAX_MS);
+	topic->failures++;
+	free(topic->reason);
+	topic->reason = must(strdup(reason));
+}
+
+void
+watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms)
+{
+	Topic	   *topic = entry->topic;
+	WatermarkEntry *before = NULL;
+
+	w->in_flight--;
+	if (topic != NULL)
+	{
+		if (topic->first != entry)
+			for (before = topic->first; before->next != entry;)
+				before = before->next;
+		topic_cut(w, topic, before);
+		if (reason != NULL)
+			topic_block(topic, reason, now_ms);
+	}
+	entry_free(w, entry);
+}
+
+bool
+watermark_unblock(Watermark *w, int64_t now_ms)
+{
+	bool		any = false;
+
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		Topic	   *topic = w->topics[i];
+
+		if (!topic->blocked || topic->blocked_until > now_ms)
+			continue;
+		topic->blocked = false;
+		any = true;
+	}
+	return any;
+}
+
+/* Also between the end of a block and the delivery that shows that it is over. */
+static bool
+topic_in_trouble(const Topic *topic)
+{
+	return topic->blocked || topic->failures > 0;
+}
+
+void
+watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg)
+{
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		Topic	   *topic = w->topics[i];
+
+		if (topic_in_trouble(topic))
+			fn(arg, topic->name, topic->reason, topic->failures);
+	}
+}
+
+int
+watermark_blocked(const Watermark *w)
+{
+	int			n = 0;
+
+	for (int i = 0; i < w->n_topics; i++)
+		n += topic_in_trouble(w->topics[i]);
+	return n;
+}
+
+static void
+advance_add_topic(Watermark *w, const char *topic, int64_t id)
+{
+	WatermarkAdvance *a = &w->advance;
+
+	if (a->n_topics == w->max_topics)
+	{
+		size_t		n = w->max_topics = w->max_topics * 2 + 8;
+
+		a->topics = must(realloc(a->topics, n * sizeof(*a->topics)));
+		a->ids = must(realloc(a->ids, n * sizeof(*a->ids)));
+	}
+	a->topics[a->n_topics] = topic;
+	a->ids[a->n_topics] = id;
+	a->n_topics++;
+}
+
+static void
+advance_add_receipt(Watermark *w, const WatermarkEntry *entry)
+{
+	WatermarkAdvance *a = &w->advance;
+	int			i = a->n_receipts;
+
+	if (i == w->max_receipts)
+	{
+		size_t		n = w->max_receipts = w->max_receipts * 2 + 64;
+
+		a->dlq_ids = must(realloc(a->dlq_ids, n * sizeof(*a->dlq_ids)));
+		a->tokens = must(realloc(a->tokens, n * sizeof(*a->tokens)));
+		a->receipt_topics = must(realloc(a->receipt_topics, n * sizeof(*a->receipt_topics)));
+		a->receipt_partitions = must(realloc(a->receipt_partitions, n * sizeof(*a->receipt_partitions)));
+		a->receipt_offsets = must(realloc(a->receipt_offsets, n * sizeof(*a->receipt_offsets)));
+	}
+	a->dlq_ids[i] = entry->dlq_id;
+	a->tokens[i] = entry->token;
+	a->receipt_topics[i] = entry->topic->name;
+	a->receipt_partitions[i] = entry->partition;
+	a->receipt_offsets[i] = entry->offset;
+	a->n_receipts++;
+}
+
+bool
+watermark_collect(Watermark *w, WatermarkAdvance *advance)
+{
+	w->advance.n_topics = 0;
+	w->advance.n_receipts = 0;
+	w->advance.n_rows = 0;
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		Topic	   *topic = w->topics[i];
+
+		topic->collected = 0;
+		for (WatermarkEntry *entry = topic->first; entry != NULL && entry->delivered; entry = entry->next)
+		{
+			topic->collected = entry->id;
+			w->advance.n_rows++;
+			if (entry->dlq_id != 0)
+				advance_add_receipt(w, entry);
+		}
+		if (topic->collected != 0)
+			advance_add_topic(w, topic->name, topic->collected);
+	}
+	*advance = w->advance;
+	return advance->n_topics > 0;
+}
+
+void
+watermark_advanced(Watermark *w)
+{
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		Topic	   *topic = w->topics[i];
+
+		while (topic->first != NULL && topic->first->id <= topic->collected)
+		{
+			WatermarkEntry *entry = topic->first;
+
+			topic->first = entry->next;
+			topic->advanced = entry->id;
+			entry_free(w, entry);
+		}
+		if (topic->first == NULL)
+			topic->last = NULL;
+		topic->collected = 0;
+	}
+}
+
+void
+watermark_forget_undelivered(Watermark *w)
+{
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		Topic	   *topic = w->topics[i];
+		WatermarkEntry *keep = NULL;
+
+		for (WatermarkEntry *entry = topic->first; entry != NULL && entry->delivered; entry = entry->next)
+			keep = entry;
+		topic_cut(w, topic, keep);
+	}
+}
+
+void
+watermark_forget(Watermark *w)
+{
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		w->topics[i]->advanced = 0;
+		w->topics[i]->collected = 0;
+		topic_cut(w, w->topics[i], NULL);
+	}
+}
+
+int64_t
+watermark_in_flight(const Watermark *w)
+{
+	return w->in_flight;
+}
+
+int64_t
+watermark_rows(const Watermark *w)
+{
+	return w->rows;
+}
+
+int64_t
+watermark_bytes(const Watermark *w)
+{
+	return w->bytes;
+}
+
+/* Only when every report has come: an entry that is still out would be lost to it. */
+void
+watermark_free(Watermark *w)
+{
+	if (w == NULL)
+		return;
+	assert(w->in_flight == 0);
+	watermark_forget(w);
+	for (int i = 0; i < w->n_topics; i++)
+	{
+		free(w->topics[i]->name);
+		free(w->topics[i]->reason);
+		free(w->topics[i]);
+	}
+	free(w->topics);
+	free(w->advance.topics);
+	free(w->advance.ids);
+	free(w->advance.dlq_ids);
+	free(w->advance.tokens);
+	free(w->advance.receipt_topics);
+	free(w->advance.receipt_partitions);
+	free(w->advance.receipt_offsets);
+	free(w);
+}
