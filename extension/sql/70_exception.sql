@@ -1,0 +1,73 @@
+-- 70_exception: the platform's exceptions and what happened to each. The platform's files use the core by its public
+-- functions and types only: scripts/check_layers.
+
+CREATE TABLE sentinai.exceptions (
+	tenant_id			text COLLATE "C" NOT NULL,
+	exception_id		text COLLATE "C" NOT NULL,
+	domain				text,
+	type				text,
+	severity			text CHECK (severity IN ('low', 'medium', 'high', 'critical')),
+	status				text NOT NULL DEFAULT 'open'
+						CHECK (status IN ('open', 'analyzing', 'resolved', 'escalated')),
+	source_system		text,
+	entity				text,
+	amount				numeric,
+	sla_deadline		timestamptz,
+	owner				text,
+	current_playbook_id	text,
+	current_step		integer,
+	created_at			timestamptz NOT NULL DEFAULT now(),
+	updated_at			timestamptz NOT NULL DEFAULT now(),
+	resolved_at			timestamptz,
+	PRIMARY KEY (tenant_id, exception_id)
+);
+-- People ask by the exception's id alone.
+CREATE INDEX exceptions_exception ON sentinai.exceptions (exception_id);
+SELECT pg_catalog.pg_extension_config_dump('sentinai.exceptions', '');
+COMMENT ON TABLE sentinai.exceptions IS
+	'One row an exception, written by intake and moved on by the platform''s other workers and by people.';
+COMMENT ON COLUMN sentinai.exceptions.tenant_id IS 'Whose exception it is.';
+COMMENT ON COLUMN sentinai.exceptions.exception_id IS 'Unique within the tenant; the event''s own id where the event named no exception.';
+COMMENT ON COLUMN sentinai.exceptions.domain IS 'The business domain, as the source says.';
+COMMENT ON COLUMN sentinai.exceptions.type IS 'The kind of exception within its domain.';
+COMMENT ON COLUMN sentinai.exceptions.severity IS 'low, medium, high or critical; NULL: nobody has said yet.';
+COMMENT ON COLUMN sentinai.exceptions.status IS 'open, analyzing, resolved or escalated.';
+COMMENT ON COLUMN sentinai.exceptions.source_system IS 'Where it comes from.';
+COMMENT ON COLUMN sentinai.exceptions.entity IS 'What it is about: an invoice, an account, a trade.';
+COMMENT ON COLUMN sentinai.exceptions.amount IS 'The money at stake, in the source''s currency.';
+COMMENT ON COLUMN sentinai.exceptions.sla_deadline IS 'Until when it must be resolved.';
+COMMENT ON COLUMN sentinai.exceptions.owner IS 'Who works on it.';
+COMMENT ON COLUMN sentinai.exceptions.current_playbook_id IS 'The playbook that runs for it.';
+COMMENT ON COLUMN sentinai.exceptions.current_step IS 'The step of that playbook, from 1.';
+COMMENT ON COLUMN sentinai.exceptions.created_at IS 'When it happened: the timestamp of the event that brought it.';
+COMMENT ON COLUMN sentinai.exceptions.updated_at IS 'When the row was last changed.';
+COMMENT ON COLUMN sentinai.exceptions.resolved_at IS 'When it was resolved.';
+
+CREATE VIEW sentinai.exception WITH (security_invoker = true) AS
+	SELECT tenant_id, exception_id, domain, type, severity, status, source_system, entity, amount, sla_deadline, owner,
+		   current_playbook_id, current_step, created_at, updated_at, resolved_at
+	  FROM sentinai.exceptions;
+COMMENT ON VIEW sentinai.exception IS 'The table exceptions under its other name; it can be written too.';
+
+CREATE TABLE sentinai.exception_event (
+	tenant_id		text COLLATE "C" NOT NULL,
+	exception_id	text COLLATE "C" NOT NULL,
+	event_id		text COLLATE "C" NOT NULL,
+	event_type		text COLLATE "C" NOT NULL,
+	actor_type		text NOT NULL CHECK (actor_type IN ('agent', 'user', 'system')),
+	actor_id		text,
+	payload			jsonb NOT NULL DEFAULT '{}',
+	created_at		timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (tenant_id, exception_id, event_id, event_type)
+);
+SELECT pg_catalog.pg_extension_config_dump('sentinai.exception_event', '');
+COMMENT ON TABLE sentinai.exception_event IS
+	'What happened to each exception, for as long as the exception is kept; event_log is kept for days only.';
+COMMENT ON COLUMN sentinai.exception_event.tenant_id IS 'Whose exception it is.';
+COMMENT ON COLUMN sentinai.exception_event.exception_id IS 'The exception.';
+COMMENT ON COLUMN sentinai.exception_event.event_id IS 'The event that did it.';
+COMMENT ON COLUMN sentinai.exception_event.event_type IS 'What happened.';
+COMMENT ON COLUMN sentinai.exception_event.actor_type IS 'agent: a worker of the platform; user: a person; system: the source system.';
+COMMENT ON COLUMN sentinai.exception_event.actor_id IS 'Which agent, person or system.';
+COMMENT ON COLUMN sentinai.exception_event.payload IS 'The event''s payload.';
+COMMENT ON COLUMN sentinai.exception_event.created_at IS 'When it happened: the event''s timestamp.';

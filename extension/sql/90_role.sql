@@ -1,0 +1,130 @@
+-- 90_role: who may do what. Nothing of ours is PUBLIC's; every right that a role has is listed here.
+-- A right of a group of functions covers all functions of that name.
+
+DO $$
+DECLARE
+	role_name	text;
+BEGIN
+	FOREACH role_name IN ARRAY ARRAY['sentinai_admin', 'sentinai_operator', 'sentinai_viewer', 'sentinai_payload',
+									 'sentinai_worker', 'sentinai_handler', 'sentinai_tenant_handler', 'sentinai_platform'] LOOP
+		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name) THEN
+			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
+		END IF;
+	END LOOP;
+END
+$$;
+
+-- An operator sees what a viewer sees; an admin is all of them.
+GRANT sentinai_viewer TO sentinai_operator;
+GRANT sentinai_operator, sentinai_payload TO sentinai_admin;
+
+-- What the script has made so far is revoked from PUBLIC, each object by the kind that REVOKE wants.
+DO $$
+DECLARE
+	object	record;
+BEGIN
+	FOR object IN
+		SELECT CASE d.classid
+					WHEN 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 'ROUTINE ' || d.objid::pg_catalog.regprocedure
+					WHEN 'pg_catalog.pg_type'::pg_catalog.regclass THEN 'TYPE ' || d.objid::pg_catalog.regtype
+					WHEN 'pg_catalog.pg_class'::pg_catalog.regclass THEN
+						CASE WHEN c.relkind = 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || d.objid::pg_catalog.regclass
+			   END AS name
+		  FROM pg_catalog.pg_depend d
+		  JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+		  LEFT JOIN pg_catalog.pg_class c ON c.oid = d.objid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+		 WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+		   AND e.extname = 'sentinai' AND d.deptype = 'e'
+		   AND (d.classid IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass)
+				OR c.relkind IN ('r', 'p', 'v', 'm', 'S'))
+		UNION ALL
+		-- Each table has a type of its own, which is PUBLIC's as well.
+		SELECT 'TYPE ' || t.oid::pg_catalog.regtype
+		  FROM pg_catalog.pg_type t
+		 WHERE t.typnamespace = 'sentinai'::pg_catalog.regnamespace AND t.typtype = 'c'
+	LOOP
+		EXECUTE 'REVOKE ALL ON ' || object.name || ' FROM PUBLIC';
+	END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA sentinai TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_worker,
+	sentinai_handler, sentinai_tenant_handler, sentinai_platform;
+GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai_admin, sentinai_operator, sentinai_worker,
+	sentinai_handler, sentinai_tenant_handler, sentinai_platform;
+
+-- Functions, by role. The admin has all of them.
+DO $$
+DECLARE
+	may		record;
+	missing	text;
+BEGIN
+	FOR may IN
+		SELECT role_name, function_name
+		  FROM (VALUES
+			-- What sentinai-worker calls, and no more: these run as their owner.
+			('sentinai_worker', ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock',
+				'outbox_read', 'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db',
+				'health_workers', 'metrics', 'dlq_size', 'is_active', 'version']),
+			('sentinai_handler', ARRAY['emit', 'fail', 'version']),
+			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version']),
+			('sentinai_platform', ARRAY['emit', 'fail', 'version', 'intake_handle', 'intake_deadline']),
+			('sentinai_viewer', ARRAY['version', 'tenant_list', 'exception_events', 'event_trace', 'event_why', 'worker_list',
+				'health', 'health_db', 'health_workers', 'metrics', 'dlq_list', 'dlq_get', 'dlq_stats', 'dlq_groups', 'dlq_growth',
+				'dlq_size', 'retry_delay', 'dedupe_status']),
+			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
+				'dlq_rehearse'])
+		  ) v (role_name, function_names), pg_catalog.unnest(function_names) AS function_name
+	LOOP
+		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
+						WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname = may.function_name) THEN
+			missing := pg_catalog.concat_ws(', ', missing, may.function_name);
+			CONTINUE;
+		END IF;
+		EXECUTE (SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure,
+																may.role_name), ';')
+				   FROM pg_catalog.pg_proc p
+				  WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname = may.function_name);
+	END LOOP;
+	IF missing IS NOT NULL THEN
+		RAISE WARNING 'there is no function %', missing;
+	END IF;
+END
+$$;
+
+GRANT ALL ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA sentinai TO sentinai_admin;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
+
+GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.exception_event TO sentinai_platform;
+
+-- A viewer reads these, without what came in from outside: that is what sentinai_payload adds. Tables that are not named
+-- here (secrets, the outbox, the machinery) are the admin's.
+DO $$
+DECLARE
+	seen	record;
+BEGIN
+	FOR seen IN
+		SELECT a.attrelid::pg_catalog.regclass AS relation,
+			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+			   OR (c.relname = 'event_log' AND a.attname = 'metadata') AS is_payload,
+			   pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
+		  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+		 WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace
+		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
+				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
+				'worker_instance', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
+				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'dead_letter_queue', 'dlq_history',
+				'dlq_receipt', 'exceptions', 'exception', 'exception_event'])
+		   AND a.attnum > 0 AND NOT a.attisdropped
+		 GROUP BY 1, 2
+	LOOP
+		EXECUTE pg_catalog.format('GRANT SELECT (%s) ON %s TO %I', seen.columns, seen.relation,
+								  CASE WHEN seen.is_payload THEN 'sentinai_payload' ELSE 'sentinai_viewer' END);
+	END LOOP;
+END
+$$;
+
+-- An operator may clear dead letters by hand (DELETE; TRUNCATE is the admin's) and work on exceptions.
+GRANT DELETE ON sentinai.dead_letter_queue TO sentinai_operator;
+GRANT UPDATE ON sentinai.exceptions, sentinai.exception TO sentinai_operator;
