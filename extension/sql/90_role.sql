@@ -87,7 +87,7 @@ BEGIN
 				  WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname = may.function_name);
 	END LOOP;
 	IF missing IS NOT NULL THEN
-		RAISE WARNING 'there is no function %', missing;
+		RAISE DEBUG 'there is no function %', missing;
 	END IF;
 END
 $$;
