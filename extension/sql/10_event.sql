@@ -12,12 +12,27 @@ CREATE TYPE sentinai.event AS (
 	payload			jsonb,
 	metadata		jsonb
 );
+COMMENT ON TYPE sentinai.event IS
+	'What a handler gets: the envelope''s fields, parsed and checked.';
+COMMENT ON COLUMN sentinai.event.event_id IS 'Unique within the tenant.';
+COMMENT ON COLUMN sentinai.event.event_type IS 'A row of event_type.';
+COMMENT ON COLUMN sentinai.event.tenant_id IS 'A row of tenant.';
+COMMENT ON COLUMN sentinai.event.exception_id IS 'What the event is about; events of one exception are handled in order.';
+COMMENT ON COLUMN sentinai.event."timestamp" IS 'When it happened.';
+COMMENT ON COLUMN sentinai.event.correlation_id IS 'What it belongs to, by default its exception.';
+COMMENT ON COLUMN sentinai.event.version IS 'Of the envelope.';
+COMMENT ON COLUMN sentinai.event.payload IS 'An object.';
+COMMENT ON COLUMN sentinai.event.metadata IS 'An object or NULL.';
 
 -- One Kafka header; an array of them keeps order and repeats.
 CREATE TYPE sentinai.header AS (
 	name	text,
 	value	bytea
 );
+COMMENT ON TYPE sentinai.header IS
+	'One header of a Kafka record; an array of them keeps order and repeats.';
+COMMENT ON COLUMN sentinai.header.name IS 'The name.';
+COMMENT ON COLUMN sentinai.header.value IS 'The bytes, or NULL.';
 
 -- A Kafka record as consume() takes it.
 CREATE TYPE sentinai.record AS (
@@ -30,6 +45,16 @@ CREATE TYPE sentinai.record AS (
 	headers			sentinai.header[],
 	value			bytea
 );
+COMMENT ON TYPE sentinai.record IS
+	'A Kafka record as consume() takes it. With value, key and ts all NULL it is no record but a position: kafka_offset is where the partition''s reader stands.';
+COMMENT ON COLUMN sentinai.record.topic IS 'The topic.';
+COMMENT ON COLUMN sentinai.record.partition IS 'The partition.';
+COMMENT ON COLUMN sentinai.record.kafka_offset IS 'The offset.';
+COMMENT ON COLUMN sentinai.record.epoch IS 'As assign() returned it.';
+COMMENT ON COLUMN sentinai.record.ts IS 'The record''s time.';
+COMMENT ON COLUMN sentinai.record.key IS 'The key.';
+COMMENT ON COLUMN sentinai.record.headers IS 'The headers.';
+COMMENT ON COLUMN sentinai.record.value IS 'The bytes; NULL: a tombstone.';
 
 CREATE TABLE sentinai.event_type (
 	event_type	text COLLATE "C" PRIMARY KEY
@@ -37,6 +62,11 @@ CREATE TABLE sentinai.event_type (
 	description	text,
 	builtin		boolean NOT NULL DEFAULT false
 );
+COMMENT ON TABLE sentinai.event_type IS
+	'Event types that are known; events of others are dead letters. Written by event_type_add.';
+COMMENT ON COLUMN sentinai.event_type.event_type IS 'As in the envelope.';
+COMMENT ON COLUMN sentinai.event_type.description IS 'For people.';
+COMMENT ON COLUMN sentinai.event_type.builtin IS 'Installed with the extension.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_type', 'WHERE NOT builtin');
 
 INSERT INTO sentinai.event_type (event_type, description, builtin) VALUES
@@ -78,6 +108,21 @@ CREATE TABLE sentinai.event_log (
 	kafka_offset	bigint,
 	created_at		timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (created_at);
+COMMENT ON TABLE sentinai.event_log IS
+	'Every event that came from outside or was emitted here, once, for sentinai.event_retention. Partitions by day.';
+COMMENT ON COLUMN sentinai.event_log.tenant_id IS 'Whose event it is.';
+COMMENT ON COLUMN sentinai.event_log.event_id IS 'The event; its identity together with the tenant.';
+COMMENT ON COLUMN sentinai.event_log.event_type IS 'Its type.';
+COMMENT ON COLUMN sentinai.event_log.exception_id IS 'Its exception.';
+COMMENT ON COLUMN sentinai.event_log."timestamp" IS 'When it happened.';
+COMMENT ON COLUMN sentinai.event_log.correlation_id IS 'What it belongs to, by default its exception.';
+COMMENT ON COLUMN sentinai.event_log.payload IS 'The payload.';
+COMMENT ON COLUMN sentinai.event_log.metadata IS 'The metadata.';
+COMMENT ON COLUMN sentinai.event_log.version IS 'Of the envelope.';
+COMMENT ON COLUMN sentinai.event_log.topic IS 'The topic that it was read from, or is published to.';
+COMMENT ON COLUMN sentinai.event_log.partition IS 'Where it was read from; NULL: it was made here.';
+COMMENT ON COLUMN sentinai.event_log.kafka_offset IS 'Where it was read from; NULL: it was made here.';
+COMMENT ON COLUMN sentinai.event_log.created_at IS 'When it was logged.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_log', '');
 
 CREATE FUNCTION sentinai.event_type_add(event_type text, description text DEFAULT NULL)

@@ -19,6 +19,22 @@ CREATE TABLE sentinai.event_processing_log (
 	error_type		text,
 	error_message	text
 ) PARTITION BY LIST (generation);
+COMMENT ON TABLE sentinai.event_processing_log IS
+	'Each event that a worker type has taken on, and how it went: the claims. A row makes a later event of the same identity a duplicate. Partitions are generations, made and dropped by maintenance.';
+COMMENT ON COLUMN sentinai.event_processing_log.generation IS 'The partition.';
+COMMENT ON COLUMN sentinai.event_processing_log.tenant_id IS 'First part of the identity.';
+COMMENT ON COLUMN sentinai.event_processing_log.event_id IS 'Second part of the identity.';
+COMMENT ON COLUMN sentinai.event_processing_log.worker_type IS 'Third part of the identity.';
+COMMENT ON COLUMN sentinai.event_processing_log.exception_id IS 'The exception that the event belongs to.';
+COMMENT ON COLUMN sentinai.event_processing_log.event_type IS 'The event type.';
+COMMENT ON COLUMN sentinai.event_processing_log.status IS 'succeeded; retrying: will be tried again; parked: waits behind an unfinished event of its exception; deferred: waits for its tenant; failed: is a dead letter.';
+COMMENT ON COLUMN sentinai.event_processing_log.retry_count IS 'Automatic retries so far.';
+COMMENT ON COLUMN sentinai.event_processing_log.hash IS 'Of the type and the payload: another event under the same identity is told from a duplicate.';
+COMMENT ON COLUMN sentinai.event_processing_log.shadow IS 'A second row of the same claim, for batches that look at another generation only.';
+COMMENT ON COLUMN sentinai.event_processing_log.processed_at IS 'When it was claimed first.';
+COMMENT ON COLUMN sentinai.event_processing_log.last_attempt_at IS 'When it was handled last; NULL: at processed_at.';
+COMMENT ON COLUMN sentinai.event_processing_log.error_type IS 'Of the last failure.';
+COMMENT ON COLUMN sentinai.event_processing_log.error_message IS 'Of the last failure.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_processing_log', '');
 
 -- One row. previous_open is the generation that batches must insert into as well while older batches may still run.
@@ -29,6 +45,13 @@ CREATE TABLE sentinai.dedupe_state (
 	state_number	integer NOT NULL,
 	rotated_at		timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON TABLE sentinai.dedupe_state IS
+	'One row: which generations of event_processing_log take new claims.';
+COMMENT ON COLUMN sentinai.dedupe_state.only_row IS 'Keeps the table at one row.';
+COMMENT ON COLUMN sentinai.dedupe_state.newest IS 'Claims go into this generation.';
+COMMENT ON COLUMN sentinai.dedupe_state.previous_open IS 'And into this one, while batches that began before the rotation may still run.';
+COMMENT ON COLUMN sentinai.dedupe_state.state_number IS 'Raised with each change; running batches hold an advisory lock with it.';
+COMMENT ON COLUMN sentinai.dedupe_state.rotated_at IS 'When newest was opened.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dedupe_state', '');
 
 -- Live generations with the time from which on nothing is added: the window counts from there.
@@ -37,4 +60,9 @@ CREATE TABLE sentinai.dedupe_generation (
 	opened_at	timestamptz NOT NULL DEFAULT now(),
 	closed_at	timestamptz
 );
+COMMENT ON TABLE sentinai.dedupe_generation IS
+	'The generations of event_processing_log that exist.';
+COMMENT ON COLUMN sentinai.dedupe_generation.generation IS 'Its number.';
+COMMENT ON COLUMN sentinai.dedupe_generation.opened_at IS 'From when on claims went into it.';
+COMMENT ON COLUMN sentinai.dedupe_generation.closed_at IS 'From when on none did: the dedupe window counts from here.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dedupe_generation', '');

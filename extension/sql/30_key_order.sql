@@ -12,6 +12,16 @@ CREATE TABLE sentinai.key_state (
 	blocked_at		timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (tenant_id, exception_id, worker_type)
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE sentinai.key_state IS
+	'An exception with an unfinished event: later events of the same key are parked behind it. Locked by whoever handles the key.';
+COMMENT ON COLUMN sentinai.key_state.tenant_id IS 'First part of the key.';
+COMMENT ON COLUMN sentinai.key_state.exception_id IS 'Second part of the key.';
+COMMENT ON COLUMN sentinai.key_state.worker_type IS 'Third part: each worker type has an order of its own.';
+COMMENT ON COLUMN sentinai.key_state.topic IS 'The topic of the event that blocked the key.';
+COMMENT ON COLUMN sentinai.key_state.partition IS 'Its partition, whose processor drains the queue.';
+COMMENT ON COLUMN sentinai.key_state.event_id IS 'The event that blocked the key.';
+COMMENT ON COLUMN sentinai.key_state.dlq_id IS 'The dead letter that holds the key, where the policy is to park behind dead letters.';
+COMMENT ON COLUMN sentinai.key_state.blocked_at IS 'Since when.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.key_state', '');
 
 -- Work that waits in the database: the record as it came, and when to try it. Ids give the order of a key.
@@ -41,6 +51,31 @@ CREATE TABLE sentinai.event_pending (
 	dlq_id			bigint,
 	created_at		timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON TABLE sentinai.event_pending IS
+	'Work that waits in the database: the record as it came, and when it is due. Ids give the order of a key.';
+COMMENT ON COLUMN sentinai.event_pending.id IS 'In the order of arrival.';
+COMMENT ON COLUMN sentinai.event_pending.tenant_id IS 'Whose event it is.';
+COMMENT ON COLUMN sentinai.event_pending.event_id IS 'The event.';
+COMMENT ON COLUMN sentinai.event_pending.worker_type IS 'Who is to handle it.';
+COMMENT ON COLUMN sentinai.event_pending.event_type IS 'Its type.';
+COMMENT ON COLUMN sentinai.event_pending.exception_id IS 'Its exception.';
+COMMENT ON COLUMN sentinai.event_pending.status IS 'retrying: failed, due at next_attempt_at; parked: behind an unfinished event of its key; released: that one is done; deferred: waits for its tenant, or is due by appointment.';
+COMMENT ON COLUMN sentinai.event_pending.topic IS 'The queue that it is in: topic.';
+COMMENT ON COLUMN sentinai.event_pending.partition IS 'The queue that it is in: partition.';
+COMMENT ON COLUMN sentinai.event_pending.next_attempt_at IS 'When it is due; infinity: when the tenant is resumed. May be moved by hand.';
+COMMENT ON COLUMN sentinai.event_pending.retry_count IS 'Automatic retries so far.';
+COMMENT ON COLUMN sentinai.event_pending.first_failed_at IS 'When it failed first.';
+COMMENT ON COLUMN sentinai.event_pending.error_type IS 'Of the last failure.';
+COMMENT ON COLUMN sentinai.event_pending.error_message IS 'Of the last failure.';
+COMMENT ON COLUMN sentinai.event_pending.sqlstate IS 'Of the last failure.';
+COMMENT ON COLUMN sentinai.event_pending.origin_partition IS 'Where the record came from.';
+COMMENT ON COLUMN sentinai.event_pending.origin_offset IS 'Where the record came from.';
+COMMENT ON COLUMN sentinai.event_pending.record_ts IS 'The record''s time.';
+COMMENT ON COLUMN sentinai.event_pending.record_key IS 'The record''s key.';
+COMMENT ON COLUMN sentinai.event_pending.record_headers IS 'The record''s headers.';
+COMMENT ON COLUMN sentinai.event_pending.record_value IS 'The record''s bytes.';
+COMMENT ON COLUMN sentinai.event_pending.dlq_id IS 'The dead letter that this is a replay of.';
+COMMENT ON COLUMN sentinai.event_pending.created_at IS 'Since when it waits.';
 CREATE UNIQUE INDEX event_pending_identity ON sentinai.event_pending (tenant_id, event_id, worker_type);
 CREATE INDEX event_pending_due ON sentinai.event_pending (worker_type, topic, partition, next_attempt_at, id)
 	WHERE status <> 'parked';
