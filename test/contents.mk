@@ -5,7 +5,8 @@
 REGRESS =
 
 # test/pgtap/NAME.sql
-PGTAP =
+PGTAP = \
+	catalog
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
 ISOLATION =

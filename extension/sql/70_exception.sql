@@ -48,6 +48,18 @@ CREATE VIEW sentinai.exception WITH (security_invoker = true) AS
 		   current_playbook_id, current_step, created_at, updated_at, resolved_at
 	  FROM sentinai.exceptions;
 COMMENT ON VIEW sentinai.exception IS 'The table exceptions under its other name; it can be written too.';
+DO $$
+DECLARE
+	said	record;
+BEGIN
+	FOR said IN
+		SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS text
+		  FROM pg_catalog.pg_attribute a WHERE a.attrelid = 'sentinai.exceptions'::pg_catalog.regclass AND a.attnum > 0
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai.exception.%I IS %L', said.attname, said.text);
+	END LOOP;
+END
+$$;
 
 CREATE TABLE sentinai.exception_event (
 	tenant_id		text COLLATE "C" NOT NULL,

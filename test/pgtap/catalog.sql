@@ -1,0 +1,192 @@
+-- catalog: what must hold for every object of the extension, whoever adds one. Each test lists the offenders.
+\set ON_ERROR_STOP on
+\pset format unaligned
+\pset tuples_only on
+BEGIN;
+SELECT plan(23);
+
+-- With partitions, which are made at run time and are no members of the extension.
+SELECT tenant_add('CATALOG') AS ignored \gset
+
+CREATE TEMP VIEW member AS
+	SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+	 WHERE d.refclassid = 'pg_extension'::regclass AND e.extname = 'sentinai' AND d.deptype = 'e';
+CREATE TEMP VIEW relation AS
+	SELECT c.* FROM pg_class c
+	 WHERE c.relnamespace = 'sentinai'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S');
+CREATE TEMP VIEW routine AS
+	SELECT p.*, p.oid::regprocedure AS signature, l.lanname
+	  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+	  JOIN member m ON m.objid = p.oid AND m.classid = 'pg_proc'::regclass;
+
+-- Comments: what it is, parameters with units, what it returns, its errors.
+
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM relation c JOIN member m ON m.objid = c.oid AND m.classid = 'pg_class'::regclass
+	 WHERE obj_description(c.oid, 'pg_class') IS NULL
+	   AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_class'::regclass AND i.objid = c.oid AND i.deptype = 'i'
+					   AND i.refclassid = 'pg_class'::regclass)
+$$, 'every table, view and sequence (that is no identity column''s) has a comment');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass || '.' || a.attname
+	  FROM relation c JOIN member m ON m.objid = c.oid AND m.classid = 'pg_class'::regclass
+	  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+	 WHERE c.relkind <> 'S' AND col_description(c.oid, a.attnum) IS NULL
+$$, 'every column has a comment');
+
+SELECT is_empty($$ SELECT signature FROM routine WHERE obj_description(oid, 'pg_proc') IS NULL $$, 'every function has a comment');
+
+SELECT is_empty($$
+	SELECT t.oid::regtype FROM pg_type t JOIN member m ON m.objid = t.oid AND m.classid = 'pg_type'::regclass
+	 WHERE t.typcategory <> 'A' AND obj_description(t.oid, 'pg_type') IS NULL
+$$, 'every type has a comment');
+
+SELECT is_empty($$
+	SELECT t.oid::regtype || '.' || a.attname
+	  FROM pg_type t JOIN member m ON m.objid = t.oid AND m.classid = 'pg_type'::regclass
+	  JOIN pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0
+	 WHERE t.typtype = 'c' AND col_description(t.typrelid, a.attnum) IS NULL
+$$, 'every field of a composite type has a comment');
+
+-- Rights.
+
+SELECT is_empty($$
+	SELECT what, privilege_type FROM (
+		SELECT c.oid::regclass::text AS what, (aclexplode(coalesce(c.relacl,
+				acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner)))).* FROM relation c
+		UNION ALL
+		SELECT c.oid::regclass || '.' || a.attname, (aclexplode(a.attacl)).*
+		  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid
+		UNION ALL
+		SELECT signature::text, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).* FROM routine
+		UNION ALL
+		SELECT t.oid::regtype::text, (aclexplode(coalesce(t.typacl, acldefault('T', t.typowner)))).*
+		  FROM pg_type t JOIN member m ON m.objid = t.oid AND m.classid = 'pg_type'::regclass
+		 WHERE t.typcategory <> 'A'
+		UNION ALL
+		SELECT nspname::text, (aclexplode(coalesce(nspacl, acldefault('n', nspowner)))).*
+		  FROM pg_namespace WHERE nspname = 'sentinai'
+	) acl WHERE grantee = 0
+$$, 'nothing is granted to PUBLIC');
+
+SELECT is_empty($$
+	SELECT signature, proconfig FROM routine
+	 WHERE prosecdef
+	   AND NOT EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ '^search_path=pg_catalog,( "?sentinai"?,)? "?pg_temp"?$')
+$$, 'SECURITY DEFINER functions have search_path = pg_catalog, sentinai, pg_temp');
+
+SELECT is_empty($$
+	SELECT signature FROM routine WHERE prosecdef AND prosrc ~* '\m(current_user|current_role)\M'
+$$, 'SECURITY DEFINER functions do not ask current_user, which is their owner');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
+	 WHERE c.relkind = 'v' AND NOT coalesce(c.reloptions && ARRAY['security_invoker=true', 'security_invoker=on', 'security_invoker=1'], false)
+$$, 'views of tenants'' data run with the rights of who reads them');
+
+SELECT is(
+	(SELECT string_agg(rolname, ' ' ORDER BY rolname COLLATE "C") FROM pg_roles
+	  WHERE rolname ~ '^sentinai_' AND NOT (rolcanlogin OR rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb)),
+	'sentinai_admin sentinai_handler sentinai_operator sentinai_payload sentinai_platform sentinai_tenant_handler sentinai_viewer sentinai_worker',
+	'the roles are there, and none of them is more than a role');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass, g.grantee::regrole, g.privilege_type
+	  FROM (SELECT oid, relacl AS acl FROM relation UNION ALL
+			SELECT attrelid, attacl FROM pg_attribute WHERE attrelid IN (SELECT oid FROM relation)) c, aclexplode(c.acl) g
+	 WHERE g.grantee IN ('sentinai_worker'::regrole, 'sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
+$$, 'workers and handlers have no right on any table of ours');
+
+SELECT set_eq($$
+	SELECT DISTINCT c.relname::text || ' ' || g.privilege_type FROM relation c, aclexplode(c.relacl) g
+	 WHERE g.grantee = 'sentinai_platform'::regrole
+$$, ARRAY['exceptions SELECT', 'exceptions INSERT', 'exceptions UPDATE',
+		  'exception_event SELECT', 'exception_event INSERT', 'exception_event UPDATE'],
+	'the platform''s handlers reach the platform''s tables only');
+
+SELECT set_eq($$
+	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g WHERE g.grantee = 'sentinai_worker'::regrole
+$$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock', 'outbox_read',
+		  'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
+		  'metrics', 'dlq_size', 'is_active', 'version'],
+	'a worker may call what its pumps need and nothing else');
+
+SELECT set_eq($$
+	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g
+	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
+$$, ARRAY['emit', 'fail', 'version'], 'a handler may call emit and fail');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
+	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) g
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+	   AND g.grantee <> 'sentinai_payload'::regrole
+	UNION ALL
+	SELECT c.oid::regclass::text, g.grantee::regrole
+	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(c.relacl) g
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+	   AND g.privilege_type = 'SELECT' AND g.grantee NOT IN (c.relowner, 'sentinai_admin'::regrole, 'sentinai_platform'::regrole)
+$$, 'payloads are read by sentinai_payload, the admin and the platform''s handlers');
+
+-- Dumps.
+
+SELECT is_empty($$
+	SELECT c.oid::regclass
+	  FROM relation c JOIN member m ON m.objid = c.oid AND m.classid = 'pg_class'::regclass, pg_extension e
+	 WHERE e.extname = 'sentinai' AND c.relkind IN ('r', 'p') AND NOT c.oid = ANY (e.extconfig)
+	   AND c.relname NOT IN (
+			'activation',			-- names this database; a copy of the database must not be active
+			'worker_instance')		-- heartbeats, which come back within seconds
+$$, 'every table is dumped with its rows, or stands here with the reason why not');
+
+SELECT is_empty($$
+	SELECT d.objid::regclass FROM pg_depend d, pg_extension e
+	 WHERE e.extname = 'sentinai' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+	   AND d.deptype IN ('i', 'a') AND d.refobjid = ANY (e.extconfig)
+	   AND (SELECT relkind FROM pg_class WHERE oid = d.objid) = 'S'
+	   AND NOT d.objid = ANY (e.extconfig)
+	UNION ALL
+	SELECT c.oid::regclass FROM relation c JOIN member m ON m.objid = c.oid AND m.classid = 'pg_class'::regclass, pg_extension e
+	 WHERE e.extname = 'sentinai' AND c.relkind = 'S' AND NOT c.oid = ANY (e.extconfig)
+$$, 'every sequence of a dumped table, and every sequence of its own, is dumped');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass, k.condition
+	  FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS k (oid, condition), relation c
+	 WHERE e.extname = 'sentinai' AND c.oid = k.oid
+	   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'builtin')
+	   AND k.condition IS DISTINCT FROM 'WHERE NOT builtin'
+$$, 'rows that the script inserted are not dumped: they would be there twice');
+
+SELECT is_empty($$
+	SELECT i.indexrelid::regclass FROM pg_index i JOIN relation c ON c.oid = i.indrelid WHERE c.relkind = 'p'
+$$, 'a partitioned table has no index of its own, which a dump could not restore');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM relation c
+	 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+	   AND NOT EXISTS (SELECT FROM member m WHERE m.objid = c.oid AND m.classid = 'pg_class'::regclass)
+$$, 'every table that is no partition belongs to the extension');
+
+-- Functions.
+
+SELECT is_empty($$
+	SELECT signature FROM routine
+	 WHERE provolatile <> 'v' AND lanname IN ('sql', 'plpgsql')
+	   AND prosrc ~* '\m(insert into|update sentinai|delete from|truncate|nextval|clock_timestamp|gen_random_uuid|random|for update|for share|for no key update)\M'
+$$, 'what writes, locks or changes within a statement is VOLATILE');
+
+SELECT is_empty($$
+	SELECT signature FROM routine
+	 WHERE provolatile = 'i' AND lanname IN ('sql', 'plpgsql')
+	   AND prosrc ~* '\m(now|current_timestamp|current_setting|session_user|current_user|timezone)\M|\mfrom sentinai\.'
+$$, 'what reads a table, a setting or the clock is not IMMUTABLE');
+
+SELECT is_empty($$
+	SELECT signature FROM routine WHERE proretset AND lanname = 'plpgsql' AND provolatile = 'v'
+	   AND prosrc !~* '\m(insert|update|delete|perform|execute|sentinai\.[a-z_]+\()'
+$$, 'a list that changes nothing is STABLE');
+
+SELECT * FROM finish();
+ROLLBACK;
