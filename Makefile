@@ -6,6 +6,7 @@
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make bench     figures
+#   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
 #   make lint      format, lists, names (make format mends the format)
 #   make clean     back to a fresh clone
 #
@@ -29,7 +30,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg demo check bench lint format clean $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg demo check bench fuzz lint format clean $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -83,6 +84,9 @@ check-tap: all pg
 
 bench: deps all pg
 	@test/bench/bench
+
+fuzz: | build
+	@$(MAKE) -C worker fuzz
 
 lint:
 	@scripts/lint

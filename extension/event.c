@@ -25,6 +25,7 @@
 #include "common/sha2.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -64,6 +65,8 @@ typedef struct JsonbBuild
 static MemoryContext scratch = NULL;
 
 PG_FUNCTION_INFO_V1(sn_event_parse_sql);
+PG_FUNCTION_INFO_V1(sn_event_id_from_place_sql);
+PG_FUNCTION_INFO_V1(sn_event_id_derived_sql);
 
 static bool
 refuse(SnEventError *err, char *message, char *detail)
@@ -226,6 +229,7 @@ jsonb_build(const sn_field *field, bool trim, bool *trimmable)
 		if (build.bytes > JSONB_MAX_BYTES || build.keys >= JSONB_MAX_KEYS || build.values >= JSONB_MAX_VALUES)
 			break;
 		token_build(&build, &json, token);
+		CHECK_FOR_INTERRUPTS();
 	}
 	if (token == SN_TOKEN_END)
 	{
@@ -767,7 +771,7 @@ sn_event_parse(const char *value, int len, TimestampTz record_ts, SnEvent *out, 
 }
 
 /*
- * SQL: event_parse(value bytea, ts timestamptz)
+ * SQL: event_parse(value bytea, ts timestamptz) and the ids
  */
 
 /* Makes column i of the texts, NULL where there is none. */
@@ -782,8 +786,8 @@ text_column(Datum *values, bool *nulls, int i, const char *text)
 static HeapTuple
 event_tuple(TupleDesc desc, bool ok, const SnEvent *event, const SnEventError *err)
 {
-	Datum		values[13] = {0};
-	bool		nulls[13] = {false};
+	Datum		values[14] = {0};
+	bool		nulls[14] = {false};
 
 	values[0] = BoolGetDatum(ok);
 	text_column(values, nulls, 1, event->event_id);
@@ -800,6 +804,8 @@ event_tuple(TupleDesc desc, bool ok, const SnEvent *event, const SnEventError *e
 	text_column(values, nulls, 10, err->error_type);
 	text_column(values, nulls, 11, err->message);
 	text_column(values, nulls, 12, err->detail);
+	values[13] = Int64GetDatum(event->hash);
+	nulls[13] = !ok;
 	return heap_form_tuple(desc, values, nulls);
 }
 
@@ -830,4 +836,25 @@ sn_event_parse_sql(PG_FUNCTION_ARGS)
 	ok = sn_event_parse(value != NULL ? VARDATA_ANY(value) : NULL, value != NULL ? VARSIZE_ANY_EXHDR(value) : 0,
 						ts, &event, &err);
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(event_tuple(BlessTupleDesc(desc), ok, &event, &err)));
+}
+
+Datum
+sn_event_id_from_place_sql(PG_FUNCTION_ARGS)
+{
+	char	   *cluster_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	PG_RETURN_TEXT_P(cstring_to_text(sn_event_id_from_place(cluster_id, topic, PG_GETARG_INT32(2),
+															PG_GETARG_INT32(3), PG_GETARG_INT64(4))));
+}
+
+Datum
+sn_event_id_derived_sql(PG_FUNCTION_ARGS)
+{
+	char	   *tenant_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *parent_event_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *worker_type = text_to_cstring(PG_GETARG_TEXT_PP(3));
+
+	PG_RETURN_TEXT_P(cstring_to_text(sn_event_id_derived(tenant_id, parent_event_id, PG_GETARG_TIMESTAMPTZ(2),
+														 worker_type, PG_GETARG_INT32(4))));
 }

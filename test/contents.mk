@@ -2,7 +2,8 @@
 # `make lint`. Order is the order of the run.
 
 # sql/NAME.sql and expected/NAME.out, run one after the other in one database
-REGRESS =
+REGRESS = \
+	event
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -15,7 +16,8 @@ ISOLATION =
 TAP =
 
 # Names that are no subject of extension/sql, and may still name a test
-GENERAL =
+GENERAL = \
+	json
 
 print-%:
 	@echo $($*)

@@ -125,6 +125,42 @@ COMMENT ON COLUMN sentinai.event_log.kafka_offset IS 'Where it was read from; NU
 COMMENT ON COLUMN sentinai.event_log.created_at IS 'When it was logged.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_log', '');
 
+CREATE FUNCTION sentinai.event_parse(value bytea, ts timestamptz DEFAULT pg_catalog.now())
+	RETURNS TABLE (
+		ok				boolean,
+		event_id		text,
+		event_type		text,
+		tenant_id		text,
+		exception_id	text,
+		correlation_id	text,
+		"timestamp"		timestamptz,
+		version			integer,
+		payload			jsonb,
+		metadata		jsonb,
+		error_type		text,
+		message			text,
+		detail			text,
+		hash			bigint
+	)
+	LANGUAGE c STABLE PARALLEL SAFE ROWS 1
+	AS 'MODULE_PATHNAME', 'sn_event_parse_sql';
+COMMENT ON FUNCTION sentinai.event_parse(bytea, timestamptz) IS
+	'How a record''s value is read: one row, always. value: the bytes (NULL: a tombstone); ts: the record''s time, used where the event has none. Where ok is false error_type, message and detail say why, and the other columns have what is usable all the same. hash: of event type and payload, as kept with a claim to tell a duplicate from an id_conflict. Changes nothing, looks at no table, raises nothing.';
+
+CREATE FUNCTION sentinai.event_id_from_place(cluster_id text, topic text, incarnation integer, partition integer, kafka_offset bigint)
+	RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_event_id_from_place_sql';
+COMMENT ON FUNCTION sentinai.event_id_from_place(text, text, integer, integer, bigint) IS
+	'The event id (UUIDv5) of a record that brings none, from its place: Kafka cluster id, topic, how many times the topic was recreated, partition, offset.';
+
+CREATE FUNCTION sentinai.event_id_derived(tenant_id text, parent_event_id text, parent_ts timestamptz, worker_type text, ordinal integer)
+	RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_event_id_derived_sql';
+COMMENT ON FUNCTION sentinai.event_id_derived(text, text, timestamptz, text, integer) IS
+	'The id (UUIDv8, the parent''s time in front) of an event that a handler emits: parent''s tenant, id and time, worker type, and the emit''s number among those of this parent. The same inputs give the same id, so that a replay emits no second event.';
+
 CREATE FUNCTION sentinai.event_type_add(event_type text, description text DEFAULT NULL)
 	RETURNS text
 	LANGUAGE plpgsql VOLATILE
