@@ -44,22 +44,22 @@
  * pushJsonbValue() doubles its arrays, which ends at 1 GiB: at these counts the
  * next doubling would throw.
  */
-#define JSONB_MAX_BYTES		JENTRY_OFFLENMASK
-#define JSONB_MAX_KEYS		(8 * 1024 * 1024)
-#define JSONB_MAX_VALUES	(16 * 1024 * 1024)
+#define JSONB_MAX_BYTES JENTRY_OFFLENMASK
+#define JSONB_MAX_KEYS (8 * 1024 * 1024)
+#define JSONB_MAX_VALUES (16 * 1024 * 1024)
 
 /* Numbers of up to this many characters fit an int64. */
-#define INT64_SAFE_LEN		18
+#define INT64_SAFE_LEN 18
 
 typedef struct JsonbBuild
 {
 	JsonbParseState *state;
 	JsonbValue *root;
-	bool		trim;			/* strip trailing zeros of fractions: 1.50 is 1.5 */
-	bool		trimmable;		/* there are such zeros, perhaps */
-	uint64		bytes;			/* upper bound of the jsonb's size */
-	uint32		keys;
-	uint32		values;
+	bool trim;		/* strip trailing zeros of fractions: 1.50 is 1.5 */
+	bool trimmable; /* there are such zeros, perhaps */
+	uint64 bytes;	/* upper bound of the jsonb's size */
+	uint32 keys;
+	uint32 values;
 } JsonbBuild;
 
 static MemoryContext scratch = NULL;
@@ -85,8 +85,8 @@ refuse(SnEventError *err, char *message, char *detail)
 static Numeric
 number_from_integer(const char *text, size_t len)
 {
-	bool		negative = *text == '-';
-	int64		value = 0;
+	bool negative = *text == '-';
+	int64 value = 0;
 
 	for (size_t i = negative ? 1 : 0; i < len; i++)
 		value = value * 10 + (text[i] - '0');
@@ -97,10 +97,10 @@ number_from_integer(const char *text, size_t len)
 static Numeric
 number_from_text(const char *text, size_t len)
 {
-	char	   *copy = pnstrdup(text, len);
+	char *copy = pnstrdup(text, len);
 
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(copy),
-											   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	return DatumGetNumeric(
+		DirectFunctionCall3(numeric_in, CStringGetDatum(copy), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
 /* Whether the numeric may carry zeros at its end: 1.50 and 100e-2 do, 1.5 doesn't. */
@@ -113,7 +113,7 @@ number_trimmable(const char *text, size_t len)
 static Numeric
 number_build(JsonbBuild *build, const sn_json *json)
 {
-	Numeric		number;
+	Numeric number;
 
 	if (json->integral && json->len <= INT64_SAFE_LEN)
 		return number_from_integer(json->text, json->len);
@@ -162,7 +162,7 @@ scalar_build(JsonbBuild *build, const sn_json *json, sn_json_token token, JsonbV
 		case SN_TOKEN_NUMBER:
 			value->type = jbvNumeric;
 			value->val.numeric = number_build(build, json);
-			build->bytes += VARSIZE(value->val.numeric) + sizeof(int32);	/* it is aligned */
+			build->bytes += VARSIZE(value->val.numeric) + sizeof(int32); /* it is aligned */
 			break;
 		case SN_TOKEN_TRUE:
 		case SN_TOKEN_FALSE:
@@ -178,7 +178,7 @@ scalar_build(JsonbBuild *build, const sn_json *json, sn_json_token token, JsonbV
 static void
 token_build(JsonbBuild *build, const sn_json *json, sn_json_token token)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	build->bytes += sizeof(JEntry);
 	switch (token)
@@ -187,8 +187,8 @@ token_build(JsonbBuild *build, const sn_json *json, sn_json_token token)
 		case SN_TOKEN_ARRAY:
 			build->values++;
 			build->bytes += 2 * sizeof(uint32); /* header and alignment */
-			build->root = pushJsonbValue(&build->state,
-										 token == SN_TOKEN_OBJECT ? WJB_BEGIN_OBJECT : WJB_BEGIN_ARRAY, NULL);
+			build->root =
+				pushJsonbValue(&build->state, token == SN_TOKEN_OBJECT ? WJB_BEGIN_OBJECT : WJB_BEGIN_ARRAY, NULL);
 			break;
 		case SN_TOKEN_OBJECT_END:
 			build->root = pushJsonbValue(&build->state, WJB_END_OBJECT, NULL);
@@ -217,11 +217,11 @@ static Jsonb *
 jsonb_build(const sn_field *field, bool trim, bool *trimmable)
 {
 	MemoryContext caller = MemoryContextSwitchTo(scratch);
-	JsonbBuild	build = {.trim = trim, .bytes = sizeof(Jsonb)};
-	sn_limits	limits = {field->len, SN_JSON_DEPTH_CEILING};
-	sn_json		json;
+	JsonbBuild build = {.trim = trim, .bytes = sizeof(Jsonb)};
+	sn_limits limits = {field->len, SN_JSON_DEPTH_CEILING};
+	sn_json json;
 	sn_json_token token;
-	Jsonb	   *result = NULL;
+	Jsonb *result = NULL;
 
 	sn_json_begin(&json, field->text, field->len, &limits);
 	while ((token = sn_json_next(&json)) > SN_TOKEN_END)
@@ -233,7 +233,7 @@ jsonb_build(const sn_field *field, bool trim, bool *trimmable)
 	}
 	if (token == SN_TOKEN_END)
 	{
-		Jsonb	   *made = JsonbValueToJsonb(build.root);
+		Jsonb *made = JsonbValueToJsonb(build.root);
 
 		MemoryContextSwitchTo(caller);
 		result = palloc(VARSIZE(made));
@@ -271,7 +271,7 @@ hash_add(pg_cryptohash_ctx *hash, const void *data, size_t len)
 static void
 hash_add_part(pg_cryptohash_ctx *hash, const void *data, uint32 len)
 {
-	uint32		prefix = pg_hton32(len);
+	uint32 prefix = pg_hton32(len);
 
 	hash_add(hash, &prefix, sizeof(prefix));
 	hash_add(hash, data, len);
@@ -294,8 +294,8 @@ static int64
 payload_hash(const char *event_type, const sn_field *field, const Jsonb *payload, bool trimmable)
 {
 	pg_cryptohash_ctx *hash;
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	uint64		result;
+	uint8 digest[PG_SHA256_DIGEST_LENGTH];
+	uint64 result;
 
 	if (trimmable)
 		payload = jsonb_build(field, true, NULL);
@@ -312,8 +312,8 @@ static char *
 uuid_text(uint8 *uuid, int version)
 {
 	static const char digits[] = "0123456789abcdef";
-	char	   *text = palloc(37);
-	char	   *to = text;
+	char *text = palloc(37);
+	char *to = text;
 
 	uuid[6] = (uuid[6] & 0x0F) | version << 4;
 	uuid[8] = (uuid[8] & 0x3F) | 0x80;
@@ -332,12 +332,11 @@ char *
 sn_event_id_from_place(const char *cluster_id, const char *topic, int incarnation, int partition, int64 offset)
 {
 	/* Our own name space: 3a1c6f0e-5c0b-4d0e-9a53-7e1d2f60b8c4. */
-	static const uint8 name_space[16] = {
-		0x3a, 0x1c, 0x6f, 0x0e, 0x5c, 0x0b, 0x4d, 0x0e, 0x9a, 0x53, 0x7e, 0x1d, 0x2f, 0x60, 0xb8, 0xc4
-	};
+	static const uint8 name_space[16] = {0x3a, 0x1c, 0x6f, 0x0e, 0x5c, 0x0b, 0x4d, 0x0e,
+										 0x9a, 0x53, 0x7e, 0x1d, 0x2f, 0x60, 0xb8, 0xc4};
 	pg_cryptohash_ctx *hash = hash_begin(PG_SHA1);
-	uint8		digest[SHA1_DIGEST_LENGTH];
-	char		numbers[64];
+	uint8 digest[SHA1_DIGEST_LENGTH];
+	char numbers[64];
 
 	snprintf(numbers, sizeof(numbers), "%d/%d/" INT64_FORMAT, incarnation, partition, offset);
 	hash_add(hash, name_space, sizeof(name_space));
@@ -349,16 +348,16 @@ sn_event_id_from_place(const char *cluster_id, const char *topic, int incarnatio
 }
 
 char *
-sn_event_id_derived(const char *tenant_id, const char *parent_event_id, TimestampTz parent_ts,
-					const char *worker_type, int ordinal)
+sn_event_id_derived(const char *tenant_id, const char *parent_event_id, TimestampTz parent_ts, const char *worker_type,
+					int ordinal)
 {
 	const int64 epoch_ms = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
 	pg_cryptohash_ctx *hash = hash_begin(PG_SHA256);
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	uint8		uuid[16];
-	uint32		number = pg_hton32((uint32) ordinal);
-	int64		ms = parent_ts / 1000 + epoch_ms;
-	uint64		front;
+	uint8 digest[PG_SHA256_DIGEST_LENGTH];
+	uint8 uuid[16];
+	uint32 number = pg_hton32((uint32) ordinal);
+	int64 ms = parent_ts / 1000 + epoch_ms;
+	uint64 front;
 
 	hash_add_part(hash, tenant_id, strlen(tenant_id));
 	hash_add_part(hash, parent_event_id, strlen(parent_event_id));
@@ -417,15 +416,14 @@ refuse_absent(SnEventError *err, const char *name, const sn_field *field)
 static bool
 refuse_kind(SnEventError *err, const char *name, const sn_field *field, const char *wanted)
 {
-	return refuse(err, psprintf("field \"%s\" is not %s", name, wanted),
-				  psprintf("It is %s.", kind_name(field->kind)));
+	return refuse(err, psprintf("field \"%s\" is not %s", name, wanted), psprintf("It is %s.", kind_name(field->kind)));
 }
 
 /* A string's text, its escapes resolved. */
 static char *
 field_text(const sn_field *field)
 {
-	char	   *text;
+	char *text;
 
 	if (!field->escaped)
 		return pnstrdup(field->text, field->len);
@@ -438,8 +436,8 @@ field_text(const sn_field *field)
 static char *
 field_usable(const sn_field *field)
 {
-	char	   *text;
-	size_t		len;
+	char *text;
+	size_t len;
 
 	/* The longest escape of a byte has six: most of what is too long need not be copied. */
 	if (field->kind != SN_FIELD_STRING || field->len > SN_EVENT_TEXT_MAX * 6)
@@ -452,7 +450,7 @@ field_usable(const sn_field *field)
 bool
 sn_tenant_id_valid(const char *text)
 {
-	size_t		len = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+	size_t len = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
 
 	return text[len] == '\0' && len >= 1 && len <= SN_TENANT_ID_MAX;
 }
@@ -502,7 +500,7 @@ tenant_check(const sn_field *field, const char *usable, SnEventError *err)
 static int
 digits_read(const char **p, int count)
 {
-	int			value = 0;
+	int value = 0;
 
 	for (int i = 0; i < count; i++, (*p)++)
 	{
@@ -517,7 +515,7 @@ digits_read(const char **p, int count)
 static bool
 fraction_read(const char **p, int64 *usecs)
 {
-	int			count = 0;
+	int count = 0;
 
 	*usecs = 0;
 	if (**p != '.')
@@ -538,9 +536,9 @@ fraction_read(const char **p, int64 *usecs)
 static bool
 zone_read(const char **p, int *seconds)
 {
-	int			sign = **p == '-' ? -1 : 1;
-	int			hour;
-	int			minute;
+	int sign = **p == '-' ? -1 : 1;
+	int hour;
+	int minute;
 
 	*seconds = 0;
 	if (**p == 'Z' || **p == 'z')
@@ -565,9 +563,9 @@ zone_read(const char **p, int *seconds)
 static bool
 date_read(const char **p, int *days)
 {
-	int			year;
-	int			month;
-	int			day;
+	int year;
+	int month;
+	int day;
 
 	if ((year = digits_read(p, 4)) < 0 || *(*p)++ != '-')
 		return false;
@@ -590,12 +588,12 @@ static bool
 timestamp_read(const char *text, TimestampTz *result)
 {
 	const char *p = text;
-	int			days;
-	int			hour;
-	int			minute;
-	int			second;
-	int64		usecs;
-	int			zone;
+	int days;
+	int hour;
+	int minute;
+	int second;
+	int64 usecs;
+	int zone;
 
 	if (!date_read(&p, &days) || (*p != 'T' && *p != 't'))
 		return false;
@@ -631,7 +629,7 @@ timestamp_check(const sn_field *field, SnEvent *out, SnEventError *err)
 static bool
 version_check(const sn_field *field, SnEvent *out, SnEventError *err)
 {
-	int64		version = 0;
+	int64 version = 0;
 
 	if (field_absent(field))
 		return true;
@@ -650,7 +648,7 @@ version_check(const sn_field *field, SnEvent *out, SnEventError *err)
 static bool
 objects_build(const sn_envelope *envelope, SnEvent *out, bool *trimmable)
 {
-	Jsonb	   *made;
+	Jsonb *made;
 
 	if (envelope->payload.kind == SN_FIELD_OBJECT)
 	{
@@ -675,8 +673,7 @@ fields_check(const sn_envelope *envelope, SnEvent *out, SnEventError *err)
 		!text_check("event_id", &envelope->event_id, out->event_id, false, err) ||
 		!text_check("exception_id", &envelope->exception_id, out->exception_id, false, err) ||
 		!text_check("correlation_id", &envelope->correlation_id, out->correlation_id, false, err) ||
-		!timestamp_check(&envelope->timestamp, out, err) ||
-		!version_check(&envelope->version, out, err))
+		!timestamp_check(&envelope->timestamp, out, err) || !version_check(&envelope->version, out, err))
 		return false;
 	if (field_absent(&envelope->payload))
 		return refuse_absent(err, "payload", &envelope->payload);
@@ -690,7 +687,7 @@ fields_check(const sn_envelope *envelope, SnEvent *out, SnEventError *err)
 static bool
 refuse_text(SnEventError *err, const sn_json_error *error, int len)
 {
-	char	   *where = psprintf("At byte offset %zu: %s.", error->offset, error->reason);
+	char *where = psprintf("At byte offset %zu: %s.", error->offset, error->reason);
 
 	switch (error->code)
 	{
@@ -719,7 +716,7 @@ refuse_text(SnEventError *err, const sn_json_error *error, int len)
 static sn_json_code
 envelope_scan(const char *value, int len, sn_envelope *envelope)
 {
-	sn_limits	limits = {Max(len, sn_max_event_bytes), sn_max_event_depth};
+	sn_limits limits = {Max(len, sn_max_event_bytes), sn_max_event_depth};
 
 	sn_envelope_scan(value, len, &limits, envelope);
 	if (len > sn_max_event_bytes)
@@ -731,8 +728,8 @@ bool
 sn_event_parse(const char *value, int len, TimestampTz record_ts, SnEvent *out, SnEventError *err)
 {
 	sn_envelope envelope;
-	bool		trimmable = false;
-	bool		built;
+	bool trimmable = false;
+	bool built;
 
 	memset(out, 0, sizeof(*out));
 	memset(err, 0, sizeof(*err));
@@ -786,8 +783,8 @@ text_column(Datum *values, bool *nulls, int i, const char *text)
 static HeapTuple
 event_tuple(TupleDesc desc, bool ok, const SnEvent *event, const SnEventError *err)
 {
-	Datum		values[14] = {0};
-	bool		nulls[14] = {false};
+	Datum values[14] = {0};
+	bool nulls[14] = {false};
 
 	values[0] = BoolGetDatum(ok);
 	text_column(values, nulls, 1, event->event_id);
@@ -813,12 +810,12 @@ Datum
 sn_event_parse_sql(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
-	TupleDesc	desc;
-	bytea	   *value;
+	TupleDesc desc;
+	bytea *value;
 	TimestampTz ts;
-	SnEvent		event;
+	SnEvent event;
 	SnEventError err;
-	bool		ok;
+	bool ok;
 
 	if (SRF_IS_FIRSTCALL())
 	{
@@ -833,28 +830,28 @@ sn_event_parse_sql(PG_FUNCTION_ARGS)
 		elog(ERROR, "event_parse was called without a row type");
 	value = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
 	ts = PG_ARGISNULL(1) ? GetCurrentTransactionStartTimestamp() : PG_GETARG_TIMESTAMPTZ(1);
-	ok = sn_event_parse(value != NULL ? VARDATA_ANY(value) : NULL, value != NULL ? VARSIZE_ANY_EXHDR(value) : 0,
-						ts, &event, &err);
+	ok = sn_event_parse(value != NULL ? VARDATA_ANY(value) : NULL, value != NULL ? VARSIZE_ANY_EXHDR(value) : 0, ts,
+						&event, &err);
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(event_tuple(BlessTupleDesc(desc), ok, &event, &err)));
 }
 
 Datum
 sn_event_id_from_place_sql(PG_FUNCTION_ARGS)
 {
-	char	   *cluster_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *cluster_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
 
-	PG_RETURN_TEXT_P(cstring_to_text(sn_event_id_from_place(cluster_id, topic, PG_GETARG_INT32(2),
-															PG_GETARG_INT32(3), PG_GETARG_INT64(4))));
+	PG_RETURN_TEXT_P(cstring_to_text(
+		sn_event_id_from_place(cluster_id, topic, PG_GETARG_INT32(2), PG_GETARG_INT32(3), PG_GETARG_INT64(4))));
 }
 
 Datum
 sn_event_id_derived_sql(PG_FUNCTION_ARGS)
 {
-	char	   *tenant_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *parent_event_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *worker_type = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	char *tenant_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *parent_event_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *worker_type = text_to_cstring(PG_GETARG_TEXT_PP(3));
 
-	PG_RETURN_TEXT_P(cstring_to_text(sn_event_id_derived(tenant_id, parent_event_id, PG_GETARG_TIMESTAMPTZ(2),
-														 worker_type, PG_GETARG_INT32(4))));
+	PG_RETURN_TEXT_P(cstring_to_text(
+		sn_event_id_derived(tenant_id, parent_event_id, PG_GETARG_TIMESTAMPTZ(2), worker_type, PG_GETARG_INT32(4))));
 }

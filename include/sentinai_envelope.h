@@ -31,25 +31,25 @@ typedef enum sn_field_kind
 typedef struct sn_field
 {
 	sn_field_kind kind;
-	bool		escaped;		/* string: has escapes in it, see sn_json_unescape() */
-	bool		integral;		/* number: neither fraction nor exponent */
-	const char *text;			/* string: what stands between the quotes; NULL where missing */
-	size_t		len;
+	bool escaped;	  /* string: has escapes in it, see sn_json_unescape() */
+	bool integral;	  /* number: neither fraction nor exponent */
+	const char *text; /* string: what stands between the quotes; NULL where missing */
+	size_t len;
 } sn_field;
 
 /* Of a field that is there twice the last one counts, as in jsonb. */
 typedef struct sn_envelope
 {
-	sn_field	event_id;
-	sn_field	event_type;
-	sn_field	tenant_id;
-	sn_field	exception_id;
-	sn_field	correlation_id;
-	sn_field	timestamp;
-	sn_field	version;
-	sn_field	payload;
-	sn_field	metadata;
-	sn_json_error error;		/* code SN_JSON_OK where all is well */
+	sn_field event_id;
+	sn_field event_type;
+	sn_field tenant_id;
+	sn_field exception_id;
+	sn_field correlation_id;
+	sn_field timestamp;
+	sn_field version;
+	sn_field payload;
+	sn_field metadata;
+	sn_json_error error; /* code SN_JSON_OK where all is well */
 } sn_envelope;
 
 /* The longest of the names below. */
@@ -62,10 +62,9 @@ sn_envelope_field(sn_envelope *envelope, const char *name, size_t len)
 	static const struct
 	{
 		const char *name;
-		size_t		len;
-		size_t		offset;
-	}			fields[] =
-	{
+		size_t len;
+		size_t offset;
+	} fields[] = {
 		{"event_id", 8, offsetof(sn_envelope, event_id)},
 		{"event_type", 10, offsetof(sn_envelope, event_type)},
 		{"tenant_id", 9, offsetof(sn_envelope, tenant_id)},
@@ -87,7 +86,7 @@ sn_envelope_field(sn_envelope *envelope, const char *name, size_t len)
 static inline sn_field *
 sn_envelope_key(sn_envelope *envelope, const sn_json *json)
 {
-	char		name[SN_FIELD_NAME_MAX * 6];
+	char name[SN_FIELD_NAME_MAX * 6];
 
 	if (!json->escaped)
 		return sn_envelope_field(envelope, json->text, json->len);
@@ -124,15 +123,15 @@ static inline bool
 sn_envelope_value(sn_json *json, sn_field *field)
 {
 	sn_json_token token = sn_json_next(json);
-	bool		escaped = token == SN_TOKEN_STRING && json->escaped;
-	bool		integral = token == SN_TOKEN_NUMBER && json->integral;
+	bool escaped = token == SN_TOKEN_STRING && json->escaped;
+	bool integral = token == SN_TOKEN_NUMBER && json->integral;
 
 	if (token == SN_TOKEN_ERROR)
 		return false;
 	if ((token == SN_TOKEN_OBJECT || token == SN_TOKEN_ARRAY) && !sn_json_skip(json))
 		return false;
 	if (field != NULL)
-		*field = (sn_field) {sn_field_kind_of(token), escaped, integral, json->text, json->len};
+		*field = (sn_field){sn_field_kind_of(token), escaped, integral, json->text, json->len};
 	return true;
 }
 
@@ -145,9 +144,9 @@ sn_envelope_value(sn_json *json, sn_field *field)
 static inline sn_json_code
 sn_envelope_scan(const char *value, size_t len, const sn_limits *limits, sn_envelope *out)
 {
-	sn_json		json;
+	sn_json json;
 	sn_json_token token;
-	bool		ok;
+	bool ok;
 
 	memset(out, 0, sizeof(*out));
 	sn_json_begin(&json, value, len, limits);
@@ -158,7 +157,7 @@ sn_envelope_scan(const char *value, size_t len, const sn_limits *limits, sn_enve
 		while (ok && (token = sn_json_next(&json)) == SN_TOKEN_KEY)
 			ok = sn_envelope_value(&json, sn_envelope_key(out, &json));
 		if (ok && token == SN_TOKEN_OBJECT_END)
-			sn_json_next(&json);	/* must be the end */
+			sn_json_next(&json); /* must be the end */
 	}
 	else if (ok)
 	{
@@ -176,7 +175,7 @@ sn_envelope_scan(const char *value, size_t len, const sn_limits *limits, sn_enve
 static inline bool
 sn_field_equals(const sn_field *field, const char *text, size_t len)
 {
-	char		chunk[64];
+	char chunk[64];
 	const char *p;
 	const char *end;
 
@@ -190,8 +189,8 @@ sn_field_equals(const sn_field *field, const char *text, size_t len)
 	end = field->text + field->len;
 	while (p < end)
 	{
-		size_t		raw = 1;
-		size_t		n;
+		size_t raw = 1;
+		size_t n;
 
 		if (*p == '\\')
 		{
@@ -209,4 +208,4 @@ sn_field_equals(const sn_field *field, const char *text, size_t len)
 	return len == 0;
 }
 
-#endif							/* SENTINAI_ENVELOPE_H */
+#endif /* SENTINAI_ENVELOPE_H */

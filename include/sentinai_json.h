@@ -27,20 +27,20 @@
 #include <string.h>
 
 /* Digits of a number's integer and fraction parts together, leading zeros included. */
-#define SN_JSON_MAX_DIGITS		1000
+#define SN_JSON_MAX_DIGITS 1000
 /* Highest absolute value of a number's exponent, as written. */
-#define SN_JSON_MAX_EXPONENT	1000
+#define SN_JSON_MAX_EXPONENT 1000
 /* No max_depth goes above this, whatever the caller sets. */
-#define SN_JSON_DEPTH_CEILING	1024
+#define SN_JSON_DEPTH_CEILING 1024
 
 typedef struct sn_limits
 {
-	size_t		max_bytes;
-	int			max_depth;		/* objects and arrays around a value */
+	size_t max_bytes;
+	int max_depth; /* objects and arrays around a value */
 } sn_limits;
 
 /* The defaults of sentinai.max_event_bytes and sentinai.max_event_depth. */
-#define SN_LIMITS_DEFAULT		((sn_limits) {1024 * 1024, 128})
+#define SN_LIMITS_DEFAULT ((sn_limits){1024 * 1024, 128})
 
 typedef enum sn_json_code
 {
@@ -70,19 +70,19 @@ typedef enum sn_json_code
 typedef struct sn_json_error
 {
 	sn_json_code code;
-	size_t		offset;			/* of the first byte that can't stand there */
-	const char *reason;			/* static text, a short fact; NULL where code is SN_JSON_OK */
+	size_t offset;		/* of the first byte that can't stand there */
+	const char *reason; /* static text, a short fact; NULL where code is SN_JSON_OK */
 } sn_json_error;
 
 typedef enum sn_json_token
 {
-	SN_TOKEN_ERROR,				/* see json->error; stays so */
-	SN_TOKEN_END,				/* one complete value was read, nothing follows; stays so */
+	SN_TOKEN_ERROR, /* see json->error; stays so */
+	SN_TOKEN_END,	/* one complete value was read, nothing follows; stays so */
 	SN_TOKEN_OBJECT,
 	SN_TOKEN_OBJECT_END,
 	SN_TOKEN_ARRAY,
 	SN_TOKEN_ARRAY_END,
-	SN_TOKEN_KEY,				/* its colon is read too; the next token is its value's */
+	SN_TOKEN_KEY, /* its colon is read too; the next token is its value's */
 	SN_TOKEN_STRING,
 	SN_TOKEN_NUMBER,
 	SN_TOKEN_TRUE,
@@ -93,34 +93,34 @@ typedef enum sn_json_token
 /* What may come next. */
 typedef enum sn_json_state
 {
-	SN_STATE_VALUE,				/* a value: at the start, behind a colon or an array's comma */
-	SN_STATE_FIRST_VALUE,		/* a value or ]: behind [ */
-	SN_STATE_KEY,				/* a key: behind an object's comma */
-	SN_STATE_FIRST_KEY,			/* a key or }: behind { */
-	SN_STATE_AFTER_VALUE,		/* a comma or the container's end */
-	SN_STATE_DONE,				/* white space only */
-	SN_STATE_FAILED				/* nothing: error is set */
+	SN_STATE_VALUE,		  /* a value: at the start, behind a colon or an array's comma */
+	SN_STATE_FIRST_VALUE, /* a value or ]: behind [ */
+	SN_STATE_KEY,		  /* a key: behind an object's comma */
+	SN_STATE_FIRST_KEY,	  /* a key or }: behind { */
+	SN_STATE_AFTER_VALUE, /* a comma or the container's end */
+	SN_STATE_DONE,		  /* white space only */
+	SN_STATE_FAILED		  /* nothing: error is set */
 } sn_json_state;
 
 typedef struct sn_json
 {
 	const unsigned char *start;
-	const unsigned char *pos;	/* behind the last token */
+	const unsigned char *pos; /* behind the last token */
 	const unsigned char *end;
-	int			depth;
-	int			max_depth;
+	int depth;
+	int max_depth;
 	sn_json_state state;
 
 	/* The last token: a string's or key's text is what stands between the quotes. */
 	const char *text;
-	size_t		len;
-	bool		escaped;		/* string or key: has escapes in it */
-	bool		integral;		/* number: neither fraction nor exponent */
+	size_t len;
+	bool escaped;  /* string or key: has escapes in it */
+	bool integral; /* number: neither fraction nor exponent */
 
 	sn_json_error error;
 
 	/* Bit n is set where the container at depth n + 1 is an object. */
-	uint64_t	objects[SN_JSON_DEPTH_CEILING / 64];
+	uint64_t objects[SN_JSON_DEPTH_CEILING / 64];
 } sn_json;
 
 static inline const char *
@@ -211,7 +211,7 @@ sn_json_begin(sn_json *json, const char *value, size_t len, const sn_limits *lim
 	json->len = 0;
 	json->escaped = false;
 	json->integral = false;
-	json->error = (sn_json_error) {SN_JSON_OK, 0, NULL};
+	json->error = (sn_json_error){SN_JSON_OK, 0, NULL};
 	if (len > limits->max_bytes)
 		sn_json_fail(json, SN_JSON_TOO_LONG, json->start + limits->max_bytes);
 }
@@ -219,7 +219,7 @@ sn_json_begin(sn_json *json, const char *value, size_t len, const sn_limits *lim
 static inline bool
 sn_json_in_object(const sn_json *json)
 {
-	int			level = json->depth - 1;
+	int level = json->depth - 1;
 
 	return (json->objects[level / 64] >> (level % 64)) & 1;
 }
@@ -230,29 +230,29 @@ sn_utf8_length(const unsigned char *p, const unsigned char *end)
 {
 	unsigned char low = 0x80;
 	unsigned char high = 0xBF;
-	int			len;
+	int len;
 
 	if (*p < 0x80)
 		return 1;
 	if (*p < 0xC2)
-		return 0;				/* a continuation byte, or overlong */
+		return 0; /* a continuation byte, or overlong */
 	if (*p < 0xE0)
 		len = 2;
 	else if (*p < 0xF0)
 	{
 		len = 3;
 		if (*p == 0xE0)
-			low = 0xA0;			/* below: overlong */
+			low = 0xA0; /* below: overlong */
 		else if (*p == 0xED)
-			high = 0x9F;		/* above: surrogates */
+			high = 0x9F; /* above: surrogates */
 	}
 	else if (*p < 0xF5)
 	{
 		len = 4;
 		if (*p == 0xF0)
-			low = 0x90;			/* below: overlong */
+			low = 0x90; /* below: overlong */
 		else if (*p == 0xF4)
-			high = 0x8F;		/* above: beyond U+10FFFF */
+			high = 0x8F; /* above: beyond U+10FFFF */
 	}
 	else
 		return 0;
@@ -274,7 +274,7 @@ sn_utf8_valid(const char *value, size_t len)
 
 	while (p < end)
 	{
-		int			n = sn_utf8_length(p, end);
+		int n = sn_utf8_length(p, end);
 
 		if (n == 0)
 			return false;
@@ -298,11 +298,11 @@ sn_json_hex_digit(unsigned char c)
 static inline int32_t
 sn_json_hex4(const unsigned char *p, const unsigned char *end, const unsigned char **bad)
 {
-	int32_t		value = 0;
+	int32_t value = 0;
 
 	for (*bad = p; *bad < p + 4; (*bad)++)
 	{
-		int			digit = *bad < end ? sn_json_hex_digit(**bad) : -1;
+		int digit = *bad < end ? sn_json_hex_digit(**bad) : -1;
 
 		if (digit < 0)
 			return -1;
@@ -319,7 +319,7 @@ static inline const unsigned char *
 sn_json_escape(sn_json *json, const unsigned char *p)
 {
 	const unsigned char *bad;
-	int32_t		code;
+	int32_t code;
 
 	if (p + 1 >= json->end)
 	{
@@ -381,16 +381,16 @@ sn_json_skip_plain(const unsigned char *p, const unsigned char *end)
 
 	while (end - p >= 8)
 	{
-		uint64_t	word;
-		uint64_t	quote;
-		uint64_t	backslash;
+		uint64_t word;
+		uint64_t quote;
+		uint64_t backslash;
 
 		memcpy(&word, p, 8);
 		quote = word ^ (ones * '"');
 		backslash = word ^ (ones * '\\');
 		/* A top bit of (x - 1) & ~x says that a byte of x is 0; of word - 32, that one is below 32. */
-		if ((((quote - ones) & ~quote) | ((backslash - ones) & ~backslash) |
-			 ((word - ones * ' ') & ~word) | word) & tops)
+		if ((((quote - ones) & ~quote) | ((backslash - ones) & ~backslash) | ((word - ones * ' ') & ~word) | word) &
+			tops)
 			break;
 		p += 8;
 	}
@@ -409,7 +409,7 @@ sn_json_string(sn_json *json)
 	json->escaped = false;
 	for (;;)
 	{
-		int			n;
+		int n;
 
 		p = sn_json_skip_plain(p, json->end);
 		if (p == json->end)
@@ -458,7 +458,7 @@ sn_json_number(sn_json *json)
 	const unsigned char *end = json->end;
 	const unsigned char *p = json->pos;
 	const unsigned char *digits;
-	ptrdiff_t	count;
+	ptrdiff_t count;
 
 	json->integral = true;
 	if (*p == '-')
@@ -493,7 +493,7 @@ sn_json_number(sn_json *json)
 
 	if (p < end && (*p == 'e' || *p == 'E'))
 	{
-		int			exponent = 0;
+		int exponent = 0;
 
 		json->integral = false;
 		p++;
@@ -520,7 +520,7 @@ sn_json_number(sn_json *json)
 static inline sn_json_token
 sn_json_word(sn_json *json, const char *word, size_t len, sn_json_token token)
 {
-	size_t		i = 1;
+	size_t i = 1;
 
 	while (i < len && json->pos + i < json->end && json->pos[i] == (unsigned char) word[i])
 		i++;
@@ -535,7 +535,7 @@ sn_json_word(sn_json *json, const char *word, size_t len, sn_json_token token)
 static inline sn_json_token
 sn_json_open(sn_json *json, bool object)
 {
-	uint64_t	bit;
+	uint64_t bit;
 
 	if (json->depth >= json->max_depth)
 		return sn_json_fail(json, SN_JSON_TOO_DEEP, json->pos);
@@ -572,7 +572,7 @@ static inline sn_json_token
 sn_json_fail_first(sn_json *json)
 {
 	const unsigned char *p = json->start;
-	size_t		len = (size_t) (json->end - p);
+	size_t len = (size_t) (json->end - p);
 
 	if (len >= 3 && memcmp(p, "\xEF\xBB\xBF", 3) == 0)
 		return sn_json_fail(json, SN_JSON_BYTE_ORDER_MARK, p);
@@ -676,7 +676,7 @@ sn_json_next(sn_json *json)
 
 	if (json->state == SN_STATE_AFTER_VALUE)
 	{
-		bool		object = sn_json_in_object(json);
+		bool object = sn_json_in_object(json);
 
 		if (*json->pos == (object ? '}' : ']'))
 			return sn_json_close(json, object ? SN_TOKEN_OBJECT_END : SN_TOKEN_ARRAY_END);
@@ -720,7 +720,7 @@ static inline bool
 sn_json_skip(sn_json *json)
 {
 	const char *first = json->text;
-	int			outside = json->depth - 1;
+	int outside = json->depth - 1;
 
 	while (json->depth > outside)
 		if (sn_json_next(json) == SN_TOKEN_ERROR)
@@ -768,13 +768,13 @@ sn_json_unescape(const char *text, size_t len, char *out)
 	const unsigned char *p = (const unsigned char *) text;
 	const unsigned char *end = p + len;
 	const unsigned char *bad;
-	char	   *to = out;
+	char *to = out;
 
 	while (p < end)
 	{
 		const unsigned char *backslash = (const unsigned char *) memchr(p, '\\', (size_t) (end - p));
-		size_t		plain = (size_t) ((backslash != NULL ? backslash : end) - p);
-		int32_t		code;
+		size_t plain = (size_t) ((backslash != NULL ? backslash : end) - p);
+		int32_t code;
 
 		memcpy(to, p, plain);
 		to += plain;
@@ -817,4 +817,4 @@ sn_json_unescape(const char *text, size_t len, char *out)
 	return (size_t) (to - out);
 }
 
-#endif							/* SENTINAI_JSON_H */
+#endif /* SENTINAI_JSON_H */

@@ -3,6 +3,7 @@
 
 SET search_path = sentinai, public;
 SET timezone = 'UTC';
+SET datestyle = 'ISO';
 
 --
 -- Against jsonb_in
