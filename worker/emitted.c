@@ -19,7 +19,7 @@
 
 struct EmittedKey
 {
-	EVP_MAC    *mac;
+	EVP_MAC *mac;
 	EVP_MAC_CTX *template;
 };
 
@@ -27,11 +27,9 @@ EmittedKey *
 emitted_key_new(const void *secret, size_t secret_len)
 {
 	EmittedKey *key = calloc(1, sizeof(EmittedKey));
-	char		digest[] = "SHA256";
-	OSSL_PARAM	params[] = {
-		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
-		OSSL_PARAM_construct_end()
-	};
+	char digest[] = "SHA256";
+	OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+						   OSSL_PARAM_construct_end()};
 
 	if (key == NULL)
 		return NULL;
@@ -61,40 +59,35 @@ emitted_key_free(EmittedKey *key)
 static bool
 add_topic(EVP_MAC_CTX *context, const char *topic)
 {
-	size_t		len = strlen(topic);
+	size_t len = strlen(topic);
 	unsigned char head[2] = {(unsigned char) (len >> 8), (unsigned char) len};
 
-	return len <= UINT16_MAX &&
-		EVP_MAC_update(context, head, sizeof(head)) &&
-		EVP_MAC_update(context, (const unsigned char *) topic, len);
+	return len <= UINT16_MAX && EVP_MAC_update(context, head, sizeof(head)) &&
+		   EVP_MAC_update(context, (const unsigned char *) topic, len);
 }
 
 static bool
 add_bytes(EVP_MAC_CTX *context, const void *bytes, size_t len)
 {
-	uint32_t	n = bytes == NULL ? UINT32_MAX : (uint32_t) len;	/* all ones is -1 */
+	uint32_t n = bytes == NULL ? UINT32_MAX : (uint32_t) len; /* all ones is -1 */
 	unsigned char head[4] = {(unsigned char) (n >> 24), (unsigned char) (n >> 16), (unsigned char) (n >> 8),
-	(unsigned char) n};
+							 (unsigned char) n};
 
-	return (bytes == NULL || len <= INT32_MAX) &&
-		EVP_MAC_update(context, head, sizeof(head)) &&
-		(bytes == NULL || len == 0 || EVP_MAC_update(context, bytes, len));
+	return (bytes == NULL || len <= INT32_MAX) && EVP_MAC_update(context, head, sizeof(head)) &&
+		   (bytes == NULL || len == 0 || EVP_MAC_update(context, bytes, len));
 }
 
 bool
-emitted_compute(const EmittedKey *emitted_key, const char *topic, const void *key, size_t key_len,
-				const void *value, size_t value_len, char hex[EMITTED_HEX_LEN + 1])
+emitted_compute(const EmittedKey *emitted_key, const char *topic, const void *key, size_t key_len, const void *value,
+				size_t value_len, char hex[EMITTED_HEX_LEN + 1])
 {
 	static const char digits[] = "0123456789abcdef";
 	unsigned char digest[DIGEST_LEN];
-	size_t		len = 0;
+	size_t len = 0;
 	EVP_MAC_CTX *context = EVP_MAC_CTX_dup(emitted_key->template);
-	bool		ok = context != NULL &&
-		add_topic(context, topic) &&
-		add_bytes(context, key, key_len) &&
-		add_bytes(context, value, value_len) &&
-		EVP_MAC_final(context, digest, &len, sizeof(digest)) &&
-		len == DIGEST_LEN;
+	bool ok = context != NULL && add_topic(context, topic) && add_bytes(context, key, key_len) &&
+			  add_bytes(context, value, value_len) && EVP_MAC_final(context, digest, &len, sizeof(digest)) &&
+			  len == DIGEST_LEN;
 
 	EVP_MAC_CTX_free(context);
 	if (!ok)
@@ -109,12 +102,12 @@ emitted_compute(const EmittedKey *emitted_key, const char *topic, const void *ke
 }
 
 bool
-emitted_verify(const EmittedKey *emitted_key, const char *topic, const void *key, size_t key_len,
-			   const void *value, size_t value_len, const void *header, size_t header_len)
+emitted_verify(const EmittedKey *emitted_key, const char *topic, const void *key, size_t key_len, const void *value,
+			   size_t value_len, const void *header, size_t header_len)
 {
-	char		hex[EMITTED_HEX_LEN + 1];
+	char hex[EMITTED_HEX_LEN + 1];
 
 	return header != NULL && header_len == EMITTED_HEX_LEN &&
-		emitted_compute(emitted_key, topic, key, key_len, value, value_len, hex) &&
-		CRYPTO_memcmp(hex, header, EMITTED_HEX_LEN) == 0;
+		   emitted_compute(emitted_key, topic, key, key_len, value, value_len, hex) &&
+		   CRYPTO_memcmp(hex, header, EMITTED_HEX_LEN) == 0;
 }

@@ -27,4 +27,4 @@ extern bool emitted_compute(const EmittedKey *emitted_key, const char *topic, co
 extern bool emitted_verify(const EmittedKey *emitted_key, const char *topic, const void *key, size_t key_len,
 						   const void *value, size_t value_len, const void *header, size_t header_len);
 
-#endif							/* WORKER_EMITTED_H */
+#endif /* WORKER_EMITTED_H */

@@ -47,7 +47,7 @@ static const struct
 	const char *name;
 	const char *type;
 	const char *help;
-}			families[N_FAMILIES] = {
+} families[N_FAMILIES] = {
 	[EVENTS_PROCESSED] = {"events_processed_total", "counter", "Events that this worker has brought to an outcome."},
 	[PROCESSING_LATENCY] = {"processing_latency_seconds", "histogram", "Time that handlers took for an event."},
 	[FAILURES] = {"failures_total", "counter", "Events whose handling failed, by cause."},
@@ -55,15 +55,15 @@ static const struct
 	[DLQ_SIZE] = {"dlq_size", "gauge", "Open dead letters of the database (pending and retrying)."},
 	[IN_PROCESSING] = {"events_in_processing", "gauge", "Events that are with the database now."},
 	[CONSUMER_LAG] = {"kafka_consumer_lag", "gauge",
-	"Records of this worker's partitions that its group has not handled yet."},
+					  "Records of this worker's partitions that its group has not handled yet."},
 	[OUTBOX_PUBLISHED] = {"sentinai_outbox_published_total", "counter", "Outbox rows that this worker has published."},
 	[OUTBOX_FAILURES] = {"sentinai_outbox_failures_total", "counter",
-	"Outbox rows that Kafka refused; each is tried again."},
+						 "Outbox rows that Kafka refused; each is tried again."},
 	[OUTBOX_IN_FLIGHT] = {"sentinai_outbox_in_flight", "gauge", "Outbox rows that wait for a delivery report."},
 	[OUTBOX_BLOCKED] = {"sentinai_outbox_blocked_topics", "gauge",
-	"Topics whose outbox rows wait because Kafka refused one."},
+						"Topics whose outbox rows wait because Kafka refused one."},
 	[PUBLISHER_ACTIVE] = {"sentinai_publisher_active", "gauge",
-	"1 in the one worker of a database that publishes its outbox."},
+						  "1 in the one worker of a database that publishes its outbox."},
 	[CONNECTION_UP] = {"sentinai_connection_up", "gauge", "1 while a pump's connection stands."},
 	[BUILD_INFO] = {"sentinai_build_info", "gauge", "Version of this worker; always 1."},
 };
@@ -74,42 +74,42 @@ static const double bounds[] = {.001, .005, .01, .05, .1, .5, 1, 5, 10, 30, 60};
 
 typedef struct Series
 {
-	struct Series *next;		/* in its hash chain */
-	char	   *labels;			/* as in the output, without braces; "" none */
-	uint32_t	hash;
-	bool		shown;
-	double		value;			/* a histogram's sum */
-	uint64_t	count;			/* histograms only, as buckets */
-	uint64_t	buckets[N_BOUNDS + 1];	/* not cumulative; the last one is above all bounds */
+	struct Series *next; /* in its hash chain */
+	char *labels;		 /* as in the output, without braces; "" none */
+	uint32_t hash;
+	bool shown;
+	double value;					/* a histogram's sum */
+	uint64_t count;					/* histograms only, as buckets */
+	uint64_t buckets[N_BOUNDS + 1]; /* not cumulative; the last one is above all bounds */
 } Series;
 
 typedef struct FamilyData
 {
-	Series	  **series;			/* in order of appearance */
-	int			n;
-	int			room;
-	Series	  **chains;			/* hash table, n_chains a power of two */
-	uint32_t	n_chains;
+	Series **series; /* in order of appearance */
+	int n;
+	int room;
+	Series **chains; /* hash table, n_chains a power of two */
+	uint32_t n_chains;
 } FamilyData;
 
 typedef struct Lag
 {
-	char	   *topic;
-	int32_t		partition;
-	int64_t		lag;
+	char *topic;
+	int32_t partition;
+	int64_t lag;
 } Lag;
 
 struct Metrics
 {
-	pthread_mutex_t mutex;		/* guards all that follows */
-	FamilyData	data[N_FAMILIES];
-	char	   *worker_type;
-	char	   *group_id;
-	bool		include_tenant;
-	int64_t		in_processing;
-	int64_t		dlq_total;
-	Lag		   *lags;
-	int			n_lags;
+	pthread_mutex_t mutex; /* guards all that follows */
+	FamilyData data[N_FAMILIES];
+	char *worker_type;
+	char *group_id;
+	bool include_tenant;
+	int64_t in_processing;
+	int64_t dlq_total;
+	Lag *lags;
+	int n_lags;
 };
 
 /* This process has no use without memory. */
@@ -124,9 +124,9 @@ must(void *pointer)
 /* A growing text. */
 typedef struct Text
 {
-	char	   *bytes;
-	size_t		len;
-	size_t		room;
+	char *bytes;
+	size_t len;
+	size_t room;
 } Text;
 
 static void
@@ -142,12 +142,11 @@ text_add(Text *text, const char *bytes, size_t len)
 	text->bytes[text->len] = '\0';
 }
 
-static void __attribute__((format(printf, 2, 3)))
-text_printf(Text *text, const char *format, ...)
+static void __attribute__((format(printf, 2, 3))) text_printf(Text *text, const char *format, ...)
 {
-	char		line[512];
-	va_list		args;
-	int			len;
+	char line[512];
+	va_list args;
+	int len;
 
 	va_start(args, format);
 	len = vsnprintf(line, sizeof(line), format, args);
@@ -156,7 +155,7 @@ text_printf(Text *text, const char *format, ...)
 		text_add(text, line, (size_t) len);
 	else
 	{
-		char	   *longer = must(malloc((size_t) len + 1));
+		char *longer = must(malloc((size_t) len + 1));
 
 		va_start(args, format);
 		vsnprintf(longer, (size_t) len + 1, format, args);
@@ -185,7 +184,7 @@ text_add_label(Text *text, const char *name, const char *value)
 static uint32_t
 hash_text(const char *text)
 {
-	uint32_t	hash = 2166136261u;	/* FNV-1a */
+	uint32_t hash = 2166136261u; /* FNV-1a */
 
 	for (; *text != '\0'; text++)
 		hash = (hash ^ (unsigned char) *text) * 16777619u;
@@ -200,7 +199,7 @@ family_grow_chains(FamilyData *data)
 	data->chains = must(calloc(data->n_chains, sizeof(Series *)));
 	for (int i = 0; i < data->n; i++)
 	{
-		Series	  **chain = &data->chains[data->series[i]->hash & (data->n_chains - 1)];
+		Series **chain = &data->chains[data->series[i]->hash & (data->n_chains - 1)];
 
 		data->series[i]->next = *chain;
 		*chain = data->series[i];
@@ -213,8 +212,8 @@ series_get(Metrics *m, Family family, Text *labels)
 {
 	FamilyData *data = &m->data[family];
 	const char *text = labels->bytes == NULL ? "" : labels->bytes;
-	uint32_t	hash = hash_text(text);
-	Series	   *series;
+	uint32_t hash = hash_text(text);
+	Series *series;
 
 	if (data->n >= (int) data->n_chains)
 		family_grow_chains(data);
@@ -245,7 +244,7 @@ series_get(Metrics *m, Family family, Text *labels)
 static Series *
 series_of_worker(Metrics *m, Family family)
 {
-	Text		labels = {0};
+	Text labels = {0};
 
 	text_add_label(&labels, "worker_type", m->worker_type);
 	return series_get(m, family, &labels);
@@ -256,8 +255,8 @@ static Series *
 series_of_event(Metrics *m, Family family, const char *event_type, const char *tenant_id, const char *name,
 				const char *value)
 {
-	Text		labels = {0};
-	bool		full = m->data[family].n >= MAX_SERIES;
+	Text labels = {0};
+	bool full = m->data[family].n >= MAX_SERIES;
 
 	text_add_label(&labels, "worker_type", m->worker_type);
 	text_add_label(&labels, "event_type", full ? OTHER : event_type);
@@ -270,7 +269,7 @@ series_of_event(Metrics *m, Family family, const char *event_type, const char *t
 static void
 series_observe(Series *series, double value, double count)
 {
-	int			i = 0;
+	int i = 0;
 
 	while (i < N_BOUNDS && value > bounds[i])
 		i++;
@@ -282,8 +281,8 @@ series_observe(Series *series, double value, double count)
 Metrics *
 metrics_new(const char *worker_type, const char *group_id, bool include_tenant)
 {
-	Metrics    *m = must(calloc(1, sizeof(Metrics)));
-	Text		labels = {0};
+	Metrics *m = must(calloc(1, sizeof(Metrics)));
+	Text labels = {0};
 
 	pthread_mutex_init(&m->mutex, NULL);
 	m->worker_type = must(strdup(worker_type));
@@ -356,8 +355,8 @@ record_row(Metrics *m, const cJSON *row)
 	const char *tenant_id = item_text(row, "tenant_id");
 	const char *status = item_text(row, "status");
 	const char *error_type = item_text(row, "error_type");
-	double		count = item_number(row, "count");
-	double		retries = item_number(row, "retries");
+	double count = item_number(row, "count");
+	double retries = item_number(row, "retries");
 
 	if (count > 0 && status[0] != '\0')
 		series_of_event(m, EVENTS_PROCESSED, event_type, tenant_id, "status", status)->value += count;
@@ -373,7 +372,7 @@ record_row(Metrics *m, const cJSON *row)
 bool
 metrics_record_stats(Metrics *m, const char *stats_json)
 {
-	cJSON	   *stats;
+	cJSON *stats;
 	const cJSON *row;
 
 	if (stats_json == NULL || stats_json[0] == '\0')
@@ -385,7 +384,7 @@ metrics_record_stats(Metrics *m, const char *stats_json)
 		return false;
 	}
 	pthread_mutex_lock(&m->mutex);
-	cJSON_ArrayForEach(row, stats)
+	cJSON_ArrayForEach (row, stats)
 		record_row(m, row);
 	pthread_mutex_unlock(&m->mutex);
 	cJSON_Delete(stats);
@@ -405,10 +404,10 @@ metrics_in_processing(Metrics *m, int delta)
 static void
 lag_sum(Metrics *m, const char *topic)
 {
-	Text		labels = {0};
-	Series	   *series;
-	int64_t		sum = 0;
-	bool		any = false;
+	Text labels = {0};
+	Series *series;
+	int64_t sum = 0;
+	bool any = false;
 
 	for (int i = 0; i < m->n_lags; i++)
 		if (strcmp(m->lags[i].topic, topic) == 0)
@@ -433,7 +432,7 @@ lag_remove(Metrics *m, int i)
 void
 metrics_set_lag(Metrics *m, const char *topic, int32_t partition, int64_t lag)
 {
-	int			i;
+	int i;
 
 	pthread_mutex_lock(&m->mutex);
 	for (i = 0; i < m->n_lags; i++)
@@ -446,7 +445,7 @@ metrics_set_lag(Metrics *m, const char *topic, int32_t partition, int64_t lag)
 		if (i == m->n_lags)
 		{
 			m->lags = must(realloc(m->lags, (size_t) (m->n_lags + 1) * sizeof(Lag)));
-			m->lags[i] = (Lag) {must(strdup(topic)), partition, 0};
+			m->lags[i] = (Lag){must(strdup(topic)), partition, 0};
 			m->n_lags++;
 		}
 		m->lags[i].lag = lag;
@@ -466,7 +465,7 @@ metrics_published(Metrics *m, int64_t rows)
 void
 metrics_publish_failure(Metrics *m, const char *topic)
 {
-	Text		labels = {0};
+	Text labels = {0};
 
 	pthread_mutex_lock(&m->mutex);
 	text_add_label(&labels, "worker_type", m->worker_type);
@@ -498,7 +497,7 @@ metrics_dlq_begin(Metrics *m)
 void
 metrics_dlq_size(Metrics *m, const char *tenant_id, int64_t size)
 {
-	Text		labels = {0};
+	Text labels = {0};
 
 	m->dlq_total += size;
 	if (!m->include_tenant)
@@ -510,7 +509,7 @@ metrics_dlq_size(Metrics *m, const char *tenant_id, int64_t size)
 void
 metrics_dlq_end(Metrics *m, bool known)
 {
-	Text		labels = {0};
+	Text labels = {0};
 
 	if (known && !m->include_tenant)
 	{
@@ -525,7 +524,7 @@ metrics_dlq_end(Metrics *m, bool known)
 void
 metrics_set_connection(Metrics *m, const char *to, const char *pump, bool up)
 {
-	Text		labels = {0};
+	Text labels = {0};
 
 	pthread_mutex_lock(&m->mutex);
 	text_add_label(&labels, "worker_type", m->worker_type);
@@ -538,7 +537,7 @@ metrics_set_connection(Metrics *m, const char *to, const char *pump, bool up)
 static void
 render_histogram(Text *out, const char *name, const Series *series)
 {
-	uint64_t	below = 0;
+	uint64_t below = 0;
 
 	for (int i = 0; i < N_BOUNDS; i++)
 	{
@@ -553,7 +552,7 @@ render_histogram(Text *out, const char *name, const Series *series)
 char *
 metrics_render(Metrics *m)
 {
-	Text		out = {0};
+	Text out = {0};
 
 	text_add(&out, "", 0);
 	pthread_mutex_lock(&m->mutex);

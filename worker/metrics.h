@@ -48,4 +48,4 @@ extern char *metrics_render(Metrics *m);
 /* Every family's name, for the test that compares them with docs/metrics.md. NULL behind the last. */
 extern const char *metrics_name(int family);
 
-#endif							/* WORKER_METRICS_H */
+#endif /* WORKER_METRICS_H */

@@ -15,42 +15,42 @@ typedef struct Topic Topic;
 
 struct WatermarkEntry
 {
-	Topic	   *topic;			/* NULL: an orphan */
+	Topic *topic; /* NULL: an orphan */
 	WatermarkEntry *next;
-	int64_t		id;
-	int64_t		dlq_id;
-	int64_t		offset;
-	size_t		bytes;
-	int32_t		partition;
-	bool		delivered;
-	char		token[WATERMARK_TOKEN_LEN + 1];
+	int64_t id;
+	int64_t dlq_id;
+	int64_t offset;
+	size_t bytes;
+	int32_t partition;
+	bool delivered;
+	char token[WATERMARK_TOKEN_LEN + 1];
 };
 
 struct Topic
 {
-	char	   *name;
+	char *name;
 	WatermarkEntry *first;
 	WatermarkEntry *last;
-	int64_t		last_sent;		/* rows up to here are on the list, or known to the database; 0: none */
-	int64_t		advanced;		/* rows up to here are known to the database; 0: we know of none */
-	int64_t		collected;		/* what watermark_collect() has given last */
-	bool		blocked;
-	int64_t		blocked_until;
-	int			failures;		/* in a row: the next delivery sets it back */
-	char	   *reason;
+	int64_t last_sent; /* rows up to here are on the list, or known to the database; 0: none */
+	int64_t advanced;  /* rows up to here are known to the database; 0: we know of none */
+	int64_t collected; /* what watermark_collect() has given last */
+	bool blocked;
+	int64_t blocked_until;
+	int failures; /* in a row: the next delivery sets it back */
+	char *reason;
 };
 
 struct Watermark
 {
-	Topic	  **topics;			/* sorted by name */
-	int			n_topics;
-	Topic	   *latest;			/* of the last look-up: rows of a topic come in runs */
-	int64_t		in_flight;
-	int64_t		rows;
-	int64_t		bytes;
+	Topic **topics; /* sorted by name */
+	int n_topics;
+	Topic *latest; /* of the last look-up: rows of a topic come in runs */
+	int64_t in_flight;
+	int64_t rows;
+	int64_t bytes;
 	WatermarkAdvance advance;
-	int			max_topics;		/* room in advance's arrays */
-	int			max_receipts;
+	int max_topics; /* room in advance's arrays */
+	int max_receipts;
 };
 
 /* This process has no use without memory. */
@@ -71,16 +71,16 @@ watermark_new(void)
 static Topic *
 topic_get(Watermark *w, const char *name)
 {
-	int			low = 0;
-	int			high = w->n_topics;
-	Topic	   *topic;
+	int low = 0;
+	int high = w->n_topics;
+	Topic *topic;
 
 	if (w->latest != NULL && strcmp(w->latest->name, name) == 0)
 		return w->latest;
 	while (low < high)
 	{
-		int			middle = low + (high - low) / 2;
-		int			order = strcmp(w->topics[middle]->name, name);
+		int middle = low + (high - low) / 2;
+		int order = strcmp(w->topics[middle]->name, name);
 
 		if (order == 0)
 			return w->latest = w->topics[middle];
@@ -101,7 +101,7 @@ topic_get(Watermark *w, const char *name)
 WatermarkVerdict
 watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
 {
-	Topic	   *topic = topic_get(w, topic_name);
+	Topic *topic = topic_get(w, topic_name);
 
 	/* what is on its way is so in a blocked topic, too */
 	if (id <= topic->last_sent)
@@ -112,7 +112,7 @@ watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
 WatermarkEntry *
 watermark_sent(Watermark *w, const char *topic_name, int64_t id, int64_t dlq_id, const char *token, size_t bytes)
 {
-	Topic	   *topic = topic_get(w, topic_name);
+	Topic *topic = topic_get(w, topic_name);
 	WatermarkEntry *entry = must(calloc(1, sizeof(WatermarkEntry)));
 
 	assert(id > topic->last_sent);
@@ -184,7 +184,7 @@ watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int6
 static void
 topic_block(Topic *topic, const char *reason, int64_t now_ms)
 {
-	int64_t		wait = topic->failures > 5 ? WATERMARK_BLOCK_MAX_MS : WATERMARK_BLOCK_MS << topic->failures;
+	int64_t wait = topic->failures > 5 ? WATERMARK_BLOCK_MAX_MS : WATERMARK_BLOCK_MS << topic->failures;
 
 	topic->blocked = true;
 	topic->blocked_until = now_ms + (wait < WATERMARK_BLOCK_MAX_MS ? wait : WATERMARK_BLOCK_MAX_MS);
@@ -196,7 +196,7 @@ topic_block(Topic *topic, const char *reason, int64_t now_ms)
 void
 watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms)
 {
-	Topic	   *topic = entry->topic;
+	Topic *topic = entry->topic;
 	WatermarkEntry *before = NULL;
 
 	w->in_flight--;
@@ -215,11 +215,11 @@ watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_
 bool
 watermark_unblock(Watermark *w, int64_t now_ms)
 {
-	bool		any = false;
+	bool any = false;
 
 	for (int i = 0; i < w->n_topics; i++)
 	{
-		Topic	   *topic = w->topics[i];
+		Topic *topic = w->topics[i];
 
 		if (!topic->blocked || topic->blocked_until > now_ms)
 			continue;
@@ -241,7 +241,7 @@ watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg)
 {
 	for (int i = 0; i < w->n_topics; i++)
 	{
-		Topic	   *topic = w->topics[i];
+		Topic *topic = w->topics[i];
 
 		if (topic_in_trouble(topic))
 			fn(arg, topic->name, topic->reason, topic->failures);
@@ -251,7 +251,7 @@ watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg)
 int
 watermark_blocked(const Watermark *w)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < w->n_topics; i++)
 		n += topic_in_trouble(w->topics[i]);
@@ -265,7 +265,7 @@ advance_add_topic(Watermark *w, const char *topic, int64_t id)
 
 	if (a->n_topics == w->max_topics)
 	{
-		size_t		n = w->max_topics = w->max_topics * 2 + 8;
+		size_t n = w->max_topics = w->max_topics * 2 + 8;
 
 		a->topics = must(realloc(a->topics, n * sizeof(*a->topics)));
 		a->ids = must(realloc(a->ids, n * sizeof(*a->ids)));
@@ -279,11 +279,11 @@ static void
 advance_add_receipt(Watermark *w, const WatermarkEntry *entry)
 {
 	WatermarkAdvance *a = &w->advance;
-	int			i = a->n_receipts;
+	int i = a->n_receipts;
 
 	if (i == w->max_receipts)
 	{
-		size_t		n = w->max_receipts = w->max_receipts * 2 + 64;
+		size_t n = w->max_receipts = w->max_receipts * 2 + 64;
 
 		a->dlq_ids = must(realloc(a->dlq_ids, n * sizeof(*a->dlq_ids)));
 		a->tokens = must(realloc(a->tokens, n * sizeof(*a->tokens)));
@@ -307,7 +307,7 @@ watermark_collect(Watermark *w, WatermarkAdvance *advance)
 	w->advance.n_rows = 0;
 	for (int i = 0; i < w->n_topics; i++)
 	{
-		Topic	   *topic = w->topics[i];
+		Topic *topic = w->topics[i];
 
 		topic->collected = 0;
 		for (WatermarkEntry *entry = topic->first; entry != NULL && entry->delivered; entry = entry->next)
@@ -329,7 +329,7 @@ watermark_advanced(Watermark *w)
 {
 	for (int i = 0; i < w->n_topics; i++)
 	{
-		Topic	   *topic = w->topics[i];
+		Topic *topic = w->topics[i];
 
 		while (topic->first != NULL && topic->first->id <= topic->collected)
 		{
@@ -350,7 +350,7 @@ watermark_forget_undelivered(Watermark *w)
 {
 	for (int i = 0; i < w->n_topics; i++)
 	{
-		Topic	   *topic = w->topics[i];
+		Topic *topic = w->topics[i];
 		WatermarkEntry *keep = NULL;
 
 		for (WatermarkEntry *entry = topic->first; entry != NULL && entry->delivered; entry = entry->next)

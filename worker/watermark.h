@@ -25,27 +25,27 @@ typedef struct WatermarkEntry WatermarkEntry;
 
 typedef enum WatermarkVerdict
 {
-	WATERMARK_SEND,				/* hand it to the producer */
-	WATERMARK_ON_ITS_WAY,		/* sent already, by this session of the publisher */
-	WATERMARK_BLOCKED			/* not now: the topic has a failure */
+	WATERMARK_SEND,		  /* hand it to the producer */
+	WATERMARK_ON_ITS_WAY, /* sent already, by this session of the publisher */
+	WATERMARK_BLOCKED	  /* not now: the topic has a failure */
 } WatermarkVerdict;
 
 /* What outbox_advance() is told. The strings belong to the Watermark and hold until watermark_advanced(). */
 typedef struct WatermarkAdvance
 {
-	int			n_topics;
+	int n_topics;
 	const char **topics;
-	int64_t    *ids;
-	int			n_receipts;			/* of replays of dead letters */
-	int64_t    *dlq_ids;
+	int64_t *ids;
+	int n_receipts; /* of replays of dead letters */
+	int64_t *dlq_ids;
 	const char **tokens;
 	const char **receipt_topics;
-	int32_t    *receipt_partitions;
-	int64_t    *receipt_offsets;
-	int64_t		n_rows;				/* rows below the new watermarks that are not below the old ones */
+	int32_t *receipt_partitions;
+	int64_t *receipt_offsets;
+	int64_t n_rows; /* rows below the new watermarks that are not below the old ones */
 } WatermarkAdvance;
 
-typedef void (*WatermarkBlockedFn) (void *arg, const char *topic, const char *reason, int failures);
+typedef void (*WatermarkBlockedFn)(void *arg, const char *topic, const char *reason, int failures);
 
 extern Watermark *watermark_new(void);
 extern void watermark_free(Watermark *w);
@@ -53,8 +53,8 @@ extern void watermark_free(Watermark *w);
 extern WatermarkVerdict watermark_verdict(Watermark *w, const char *topic, int64_t id);
 
 /* After WATERMARK_SEND. token may be NULL. The entry comes back through exactly one of the next two functions. */
-extern WatermarkEntry *watermark_sent(Watermark *w, const char *topic, int64_t id, int64_t dlq_id, const char *token,
-									  size_t bytes);
+extern WatermarkEntry *
+watermark_sent(Watermark *w, const char *topic, int64_t id, int64_t dlq_id, const char *token, size_t bytes);
 extern void watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int64_t offset);
 
 /*
@@ -67,11 +67,11 @@ extern void watermark_failed(Watermark *w, WatermarkEntry *entry, const char *re
 /* Topics whose time has come may be sent to again. True if there were any: then the caller reads again from the watermarks. */
 extern bool watermark_unblock(Watermark *w, int64_t now_ms);
 extern void watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg);
-extern int	watermark_blocked(const Watermark *w);
+extern int watermark_blocked(const Watermark *w);
 
 /* False: there is nothing to tell. The arrays hold until the next call of this or watermark_free(). */
 extern bool watermark_collect(Watermark *w, WatermarkAdvance *advance);
-extern void watermark_advanced(Watermark *w);	/* the database has what watermark_collect() gave */
+extern void watermark_advanced(Watermark *w); /* the database has what watermark_collect() gave */
 
 /* The producer has given up: what has not been delivered will be read and sent again. Delivered prefixes are kept. */
 extern void watermark_forget_undelivered(Watermark *w);
@@ -84,4 +84,4 @@ extern int64_t watermark_in_flight(const Watermark *w);
 extern int64_t watermark_rows(const Watermark *w);
 extern int64_t watermark_bytes(const Watermark *w);
 
-#endif							/* WORKER_WATERMARK_H */
+#endif /* WORKER_WATERMARK_H */

@@ -16,7 +16,7 @@ check(const void *secret, size_t secret_len, const char *topic, const void *key,
 	  size_t value_len, const char *expected)
 {
 	EmittedKey *emitted_key = emitted_key_new(secret, secret_len);
-	char		hex[EMITTED_HEX_LEN + 1];
+	char hex[EMITTED_HEX_LEN + 1];
 
 	assert_non_null(emitted_key);
 	/* twice: a record leaves nothing behind in the key */
@@ -33,8 +33,8 @@ static void
 test_vectors(void **state)
 {
 	unsigned char secret[100];
-	char		topic[250];
-	char		value[3000];
+	char topic[250];
+	char value[3000];
 
 	(void) state;
 	check("secret", 6, "exceptions", "T1:E1", 5, "{\"a\":1}", 7,
@@ -45,8 +45,7 @@ test_vectors(void **state)
 		  "ec1337417c5088b283527c237428c2ef8fd1d66e605042b577d76ffe375f7059");
 	check("secret", 6, "exceptions", "T1:E1", 5, NULL, 0,
 		  "884fbc579d7798cfab38ac96f2766186eb053b80e5359e59c482acca12cabd24");
-	check("", 0, "t", "\0\xff", 2, "", 0,
-		  "03e4a39e6be437d2c0d7c6461f65ac082b200f5c44db1c0082f4ad3d9f4502e2");
+	check("", 0, "t", "\0\xff", 2, "", 0, "03e4a39e6be437d2c0d7c6461f65ac082b200f5c44db1c0082f4ad3d9f4502e2");
 
 	/* a secret longer than a block, the longest topic, a value of several blocks */
 	for (int i = 0; i < 100; i++)
@@ -65,7 +64,7 @@ test_refused(void **state)
 	static const char upper[] = "518C40D64B6C46E8F8878AE8A81D9BBA62618CA88D6FDE32AB2F5C1D2398CA15";
 	EmittedKey *secret = emitted_key_new("secret", 6);
 	EmittedKey *other = emitted_key_new("secrey", 6);
-	char		bad[] = "518c40d64b6c46e8f8878ae8a81d9bba62618ca88d6fde32ab2f5c1d2398ca16";
+	char bad[] = "518c40d64b6c46e8f8878ae8a81d9bba62618ca88d6fde32ab2f5c1d2398ca16";
 
 	(void) state;
 	assert_true(emitted_verify(secret, "exceptions", "T1:E1", 5, "{\"a\":1}", 7, good, 64));

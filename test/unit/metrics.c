@@ -14,18 +14,18 @@
 #include "metrics.h"
 
 static const char stats[] =
-"[{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"succeeded\",\"count\":3,\"seconds\":0.02},"
-"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T2\",\"status\":\"succeeded\",\"count\":1,\"seconds\":70},"
-"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"retrying\",\"error_type\":\"timeout\",\"count\":2,\"retries\":2},"
-"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"dead_lettered\",\"error_type\":\"timeout\",\"count\":1},"
-"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"deferred\",\"error_type\":\"rate_limited\",\"count\":4}]";
+	"[{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"succeeded\",\"count\":3,\"seconds\":0.02},"
+	"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T2\",\"status\":\"succeeded\",\"count\":1,\"seconds\":70},"
+	"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"retrying\",\"error_type\":\"timeout\",\"count\":2,\"retries\":2},"
+	"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"dead_lettered\",\"error_type\":\"timeout\",\"count\":1},"
+	"{\"event_type\":\"ExceptionIngested\",\"tenant_id\":\"T1\",\"status\":\"deferred\",\"error_type\":\"rate_limited\",\"count\":4}]";
 
 /* The line is there, whole. */
 static void
 has(Metrics *m, const char *line)
 {
-	char	   *text = metrics_render(m);
-	char		framed[600];
+	char *text = metrics_render(m);
+	char framed[600];
 
 	snprintf(framed, sizeof(framed), "\n%s\n", line);
 	if (strstr(text, framed) == NULL)
@@ -36,7 +36,7 @@ has(Metrics *m, const char *line)
 static void
 has_no(Metrics *m, const char *part)
 {
-	char	   *text = metrics_render(m);
+	char *text = metrics_render(m);
 
 	if (strstr(text, part) != NULL)
 		fail_msg("'%s' in:\n%s", part, text);
@@ -46,7 +46,7 @@ has_no(Metrics *m, const char *part)
 static void
 test_stats(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	assert_true(metrics_record_stats(m, stats));
@@ -73,7 +73,7 @@ test_stats(void **state)
 static void
 test_tenants(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", true);
+	Metrics *m = metrics_new("intake", "intake-workers", true);
 
 	(void) state;
 	assert_true(metrics_record_stats(m, stats));
@@ -85,7 +85,7 @@ test_tenants(void **state)
 static void
 test_not_stats(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	assert_false(metrics_record_stats(m, "{\"a\":1}"));
@@ -95,7 +95,8 @@ test_not_stats(void **state)
 	assert_true(metrics_record_stats(m, "null"));
 	assert_true(metrics_record_stats(m, "[]"));
 	/* rows that make no sense count nothing, and no counter ever falls */
-	assert_true(metrics_record_stats(m, "[1,null,\"x\",{},{\"status\":\"succeeded\",\"count\":-5},{\"status\":5,\"count\":1}]"));
+	assert_true(metrics_record_stats(
+		m, "[1,null,\"x\",{},{\"status\":\"succeeded\",\"count\":-5},{\"status\":5,\"count\":1}]"));
 	has_no(m, "events_processed_total{");
 	metrics_free(m);
 }
@@ -103,32 +104,35 @@ test_not_stats(void **state)
 static void
 test_escaping(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	assert_true(metrics_record_stats(m, "[{\"event_type\":\"a\\\"b\\\\c\\nd\",\"status\":\"succeeded\",\"count\":1}]"));
-	has(m, "events_processed_total{worker_type=\"intake\",event_type=\"a\\\"b\\\\c\\nd\",tenant_id=\"all\",status=\"succeeded\"} 1");
+	has(m,
+		"events_processed_total{worker_type=\"intake\",event_type=\"a\\\"b\\\\c\\nd\",tenant_id=\"all\",status=\"succeeded\"} 1");
 	metrics_free(m);
 }
 
 static void
 test_long_labels(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
-	char		type[256];
-	char		json[1000];
-	char		line[1000];
+	Metrics *m = metrics_new("intake", "intake-workers", false);
+	char type[256];
+	char json[1000];
+	char line[1000];
 
 	(void) state;
 	memset(type, 'x', 255);
 	type[255] = '\0';
 	for (int i = 0; i < 3; i++)
 	{
-		snprintf(json, sizeof(json), "[{\"event_type\":\"%s\",\"status\":\"succeeded\",\"error_type\":\"%s\",\"count\":1,\"seconds\":1}]",
+		snprintf(json, sizeof(json),
+				 "[{\"event_type\":\"%s\",\"status\":\"succeeded\",\"error_type\":\"%s\",\"count\":1,\"seconds\":1}]",
 				 type, type);
 		assert_true(metrics_record_stats(m, json));
 	}
-	snprintf(line, sizeof(line), "processing_latency_seconds_count{worker_type=\"intake\",event_type=\"%s\",tenant_id=\"all\"} 3", type);
+	snprintf(line, sizeof(line),
+			 "processing_latency_seconds_count{worker_type=\"intake\",event_type=\"%s\",tenant_id=\"all\"} 3", type);
 	has(m, line);
 	metrics_free(m);
 }
@@ -136,7 +140,7 @@ test_long_labels(void **state)
 static void
 test_lag(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	has_no(m, "kafka_consumer_lag{");
@@ -158,7 +162,7 @@ test_lag(void **state)
 static void
 test_gauges(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	has(m, "events_in_processing{worker_type=\"intake\"} 0");
@@ -184,7 +188,7 @@ test_gauges(void **state)
 static void
 test_dlq_size(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
+	Metrics *m = metrics_new("intake", "intake-workers", false);
 
 	(void) state;
 	has_no(m, "dlq_size{");
@@ -218,9 +222,9 @@ test_dlq_size(void **state)
 static void
 test_bounded(void **state)
 {
-	Metrics    *m = metrics_new("intake", "intake-workers", false);
-	char		json[100];
-	char	   *text;
+	Metrics *m = metrics_new("intake", "intake-workers", false);
+	char json[100];
+	char *text;
 
 	(void) state;
 	for (int i = 0; i < 21000; i++)
@@ -240,15 +244,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_stats),
-		cmocka_unit_test(test_tenants),
-		cmocka_unit_test(test_not_stats),
-		cmocka_unit_test(test_escaping),
-		cmocka_unit_test(test_long_labels),
-		cmocka_unit_test(test_lag),
-		cmocka_unit_test(test_gauges),
-		cmocka_unit_test(test_dlq_size),
-		cmocka_unit_test(test_bounded),
+		cmocka_unit_test(test_stats),	 cmocka_unit_test(test_tenants),	 cmocka_unit_test(test_not_stats),
+		cmocka_unit_test(test_escaping), cmocka_unit_test(test_long_labels), cmocka_unit_test(test_lag),
+		cmocka_unit_test(test_gauges),	 cmocka_unit_test(test_dlq_size),	 cmocka_unit_test(test_bounded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

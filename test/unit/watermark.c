@@ -37,7 +37,7 @@ collected(Watermark *w, const char *topic)
 static void
 test_prefix(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "t", 3);
 	WatermarkEntry *b = send(w, "t", 5);
 	WatermarkEntry *c = send(w, "t", 9);
@@ -67,7 +67,7 @@ test_prefix(void **state)
 static void
 test_delivered_between_collect_and_advanced(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "t", 1);
 	WatermarkEntry *b = send(w, "t", 2);
 
@@ -75,7 +75,7 @@ test_delivered_between_collect_and_advanced(void **state)
 	watermark_delivered(w, a, 0, 0);
 	assert_int_equal(collected(w, "t"), 1);
 	watermark_delivered(w, b, 0, 1);
-	watermark_advanced(w);		/* says nothing of 2 */
+	watermark_advanced(w); /* says nothing of 2 */
 	assert_int_equal(watermark_rows(w), 1);
 	assert_int_equal(collected(w, "t"), 2);
 	watermark_advanced(w);
@@ -88,15 +88,15 @@ permute(int *order, int n, int k)
 {
 	if (k == n)
 	{
-		Watermark  *w = watermark_new();
+		Watermark *w = watermark_new();
 		WatermarkEntry *entries[5];
-		bool		done[5] = {false};
+		bool done[5] = {false};
 
 		for (int i = 0; i < n; i++)
 			entries[i] = send(w, "t", 10 * (i + 1));
 		for (int i = 0; i < n; i++)
 		{
-			int			prefix = 0;
+			int prefix = 0;
 
 			watermark_delivered(w, entries[order[i]], 0, i);
 			done[order[i]] = true;
@@ -109,7 +109,7 @@ permute(int *order, int n, int k)
 	}
 	for (int i = k; i < n; i++)
 	{
-		int			swap = order[k];
+		int swap = order[k];
 
 		order[k] = order[i];
 		order[i] = swap;
@@ -122,7 +122,7 @@ permute(int *order, int n, int k)
 static void
 test_every_order(void **state)
 {
-	int			order[] = {0, 1, 2, 3, 4};
+	int order[] = {0, 1, 2, 3, 4};
 
 	(void) state;
 	permute(order, 5, 0);
@@ -131,7 +131,7 @@ test_every_order(void **state)
 static void
 test_topics_are_apart(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "m", 1);
 	WatermarkEntry *b = send(w, "z", 2);
 	WatermarkEntry *c = send(w, "a", 3);
@@ -155,7 +155,7 @@ test_topics_are_apart(void **state)
 static void
 test_receipts(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = watermark_sent(w, "t", 1, 17, TOKEN, 0);
 	WatermarkEntry *b = send(w, "t", 2);
 	WatermarkEntry *c = watermark_sent(w, "t", 3, 18, TOKEN, 0);
@@ -165,7 +165,7 @@ test_receipts(void **state)
 	watermark_delivered(w, a, 4, 44);
 	watermark_delivered(w, c, 5, 55);
 	assert_true(watermark_collect(w, &advance));
-	assert_int_equal(advance.n_receipts, 1);	/* 18 goes with its watermark, not before */
+	assert_int_equal(advance.n_receipts, 1); /* 18 goes with its watermark, not before */
 	assert_int_equal(advance.dlq_ids[0], 17);
 	assert_string_equal(advance.tokens[0], TOKEN);
 	assert_string_equal(advance.receipt_topics[0], "t");
@@ -189,12 +189,12 @@ count_blocked(void *arg, const char *topic, const char *reason, int failures)
 static void
 test_failure_blocks_its_topic_only(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "bad", 1);
 	WatermarkEntry *b = send(w, "bad", 2);
 	WatermarkEntry *c = send(w, "bad", 3);
 	WatermarkEntry *d = send(w, "good", 4);
-	int			failures = 0;
+	int failures = 0;
 
 	(void) state;
 	watermark_delivered(w, a, 0, 0);
@@ -204,7 +204,7 @@ test_failure_blocks_its_topic_only(void **state)
 	assert_int_equal(watermark_verdict(w, "bad", 2), WATERMARK_BLOCKED);
 	assert_int_equal(watermark_verdict(w, "bad", 5), WATERMARK_BLOCKED);
 	assert_int_equal(watermark_verdict(w, "good", 5), WATERMARK_SEND);
-	watermark_delivered(w, c, 0, 1);	/* too late: it will be sent again, behind 2 */
+	watermark_delivered(w, c, 0, 1); /* too late: it will be sent again, behind 2 */
 	watermark_delivered(w, d, 0, 0);
 	assert_int_equal(collected(w, "bad"), 1);
 	assert_int_equal(collected(w, "good"), 4);
@@ -214,7 +214,7 @@ test_failure_blocks_its_topic_only(void **state)
 	assert_false(watermark_unblock(w, 1000 + WATERMARK_BLOCK_MS - 1));
 	assert_true(watermark_unblock(w, 1000 + WATERMARK_BLOCK_MS));
 	assert_false(watermark_unblock(w, 1000 + WATERMARK_BLOCK_MS));
-	assert_int_equal(watermark_blocked(w), 1);	/* until something arrives */
+	assert_int_equal(watermark_blocked(w), 1); /* until something arrives */
 	watermark_failed(w, send(w, "bad", 2), "too large", 3000);
 	assert_false(watermark_unblock(w, 3000 + 2 * WATERMARK_BLOCK_MS - 1));
 	assert_true(watermark_unblock(w, 3000 + 2 * WATERMARK_BLOCK_MS));
@@ -229,7 +229,7 @@ test_failure_blocks_its_topic_only(void **state)
 static void
 test_block_is_bounded(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 
 	(void) state;
 	for (int i = 0; i < 100; i++)
@@ -243,7 +243,7 @@ test_block_is_bounded(void **state)
 static void
 test_all_fail(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *entries[100];
 
 	(void) state;
@@ -253,14 +253,14 @@ test_all_fail(void **state)
 		watermark_failed(w, entries[i], "no such topic", 0);
 	assert_int_equal(watermark_rows(w), 0);
 	assert_int_equal(watermark_in_flight(w), 0);
-	assert_true(watermark_unblock(w, WATERMARK_BLOCK_MS));	/* a hundred reports are one failure */
+	assert_true(watermark_unblock(w, WATERMARK_BLOCK_MS)); /* a hundred reports are one failure */
 	watermark_free(w);
 }
 
 static void
 test_producer_gave_up(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "t", 1);
 	WatermarkEntry *b = send(w, "t", 2);
 	WatermarkEntry *c = send(w, "t", 3);
@@ -283,7 +283,7 @@ test_producer_gave_up(void **state)
 static void
 test_session_ended(void **state)
 {
-	Watermark  *w = watermark_new();
+	Watermark *w = watermark_new();
 	WatermarkEntry *a = send(w, "t", 1);
 	WatermarkEntry *b = send(w, "t", 2);
 	WatermarkEntry *again;
@@ -292,7 +292,7 @@ test_session_ended(void **state)
 	watermark_delivered(w, a, 0, 0);
 	watermark_forget(w);
 	assert_int_equal(collected(w, "t"), 0);
-	assert_int_equal(watermark_rows(w), 1);		/* 2 still bounds the window */
+	assert_int_equal(watermark_rows(w), 1); /* 2 still bounds the window */
 	again = send(w, "t", 1);
 	watermark_delivered(w, b, 0, 1);
 	assert_int_equal(collected(w, "t"), 0);
@@ -306,16 +306,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_prefix),
-		cmocka_unit_test(test_delivered_between_collect_and_advanced),
-		cmocka_unit_test(test_every_order),
-		cmocka_unit_test(test_topics_are_apart),
-		cmocka_unit_test(test_receipts),
-		cmocka_unit_test(test_failure_blocks_its_topic_only),
-		cmocka_unit_test(test_block_is_bounded),
-		cmocka_unit_test(test_all_fail),
-		cmocka_unit_test(test_producer_gave_up),
-		cmocka_unit_test(test_session_ended),
+		cmocka_unit_test(test_prefix),			 cmocka_unit_test(test_delivered_between_collect_and_advanced),
+		cmocka_unit_test(test_every_order),		 cmocka_unit_test(test_topics_are_apart),
+		cmocka_unit_test(test_receipts),		 cmocka_unit_test(test_failure_blocks_its_topic_only),
+		cmocka_unit_test(test_block_is_bounded), cmocka_unit_test(test_all_fail),
+		cmocka_unit_test(test_producer_gave_up), cmocka_unit_test(test_session_ended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
