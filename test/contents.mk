@@ -13,11 +13,15 @@ PGTAP = \
 ISOLATION =
 
 # test/t/NNN_NAME.pl
-TAP =
+TAP = \
+	210_docs
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
-	json
+	catalog \
+	docs \
+	json \
+	runbook
 
 print-%:
 	@echo $($*)

@@ -1,0 +1,109 @@
+# The manual runs: each page's SQL blocks, in order, in a database of the page's own with the extension in it.
+#
+#   ```sql              must succeed
+#   ```sql error=SN010  must fail with this SQLSTATE (at its last statement)
+#   ```sql no-run       is only read (it needs what a test can't have, or changes the cluster)
+#   ```psql             a session: statements behind the prompt, and the output, which must be exactly this
+#   <!-- sql ... -->    what the page needs and a reader doesn't: runs like ```sql
+use lib 'test/perl';
+use Sentinai::Test;
+
+my $t = Sentinai::Test->new(extension => 0);
+my @pages = (glob('docs/*.md'), 'README.md');
+
+cmp_ok(scalar @pages, '>', 5, 'there is a manual');
+for my $page (@pages)
+{
+	my @blocks = blocks_of($page);
+	next if !@blocks;
+	subtest $page => sub {
+		my $database = 'page_' . ($page =~ s/\W/_/gr);
+		$t->sql("CREATE DATABASE $database; ALTER DATABASE $database SET search_path = sentinai, public; "
+			  . "\\c $database\nCREATE EXTENSION sentinai");
+		run_block($_, $database) for @blocks;
+		# Otherwise its maintenance worker would run to the end of the test.
+		$t->sql("DROP DATABASE $database WITH (FORCE)");
+	};
+}
+done_testing();
+
+sub run_block
+{
+	my ($block, $database) = @_;
+	my ($status, $out, $err);
+
+	if ($block->{language} eq 'psql')
+	{
+		is(session_of($t, $block, $database), $block->{text}, "$block->{place}: answers as it says");
+	}
+	elsif ($block->{error})
+	{
+		($status, $out, $err) = $t->sql_status($block->{text}, database => $database);
+		like($err, qr/ERROR:  $block->{error}:/, "$block->{place}: fails with $block->{error}");
+	}
+	else
+	{
+		($status, $out, $err) = $t->sql_status($block->{text}, database => $database);
+		is($status, 0, "$block->{place}: runs") or diag("$block->{text}\n$err");
+	}
+	return;
+}
+
+# What a psql that stays would have shown: prompts and statements as in the block, each with its answer.
+sub session_of
+{
+	my ($t, $block, $database) = @_;
+	my (@statements, $shown);
+
+	for my $line (split /^/, $block->{text})
+	{
+		if ($line =~ /^\w+=[#>] (.*)/s) { push @statements, { prompt => $line, sql => $1 } }
+		elsif ($line =~ /^\w+[-(\$'][#>] (.*)/s) { $statements[-1]{prompt} .= $line; $statements[-1]{sql} .= $1 }
+	}
+	my $script = join '', map { "$_->{sql}\\echo -- that was it\n" } @statements;
+	my ($status, $out, $err) = Sentinai::Test::capture({ input => "\\set ON_ERROR_STOP 0\n$script" },
+		'sh', '-c', '"$@" 2>&1', 'sh', $t->psql_command(database => $database));
+	$out =~ s/^psql:<stdin>:\d+: //mg;
+	my @answers = split /^-- that was it\n/m, $out, -1;
+	for my $i (0 .. $#statements)
+	{
+		my $answer = $answers[$i] // "(nothing)\n";
+		$shown .= $statements[$i]{prompt} . $answer;
+	}
+	# As on a page: no blanks at a line's end, and one empty line at most.
+	$shown =~ s/[ \t]+$//mg;
+	$shown =~ s/\n{2,}/\n\n/g;
+	$shown =~ s/\n+\z/\n/;
+	return $shown;
+}
+
+sub blocks_of
+{
+	my ($page) = @_;
+	my (@blocks, $block);
+	my $number = 0;
+
+	for my $line (split /^/, Sentinai::Test::slurp($page))
+	{
+		$number++;
+		if ($block && $line =~ ($block->{hidden} ? qr/^-->/ : qr/^\s*```\s*$/))
+		{
+			push @blocks, $block if $block->{language} =~ /^(?:sql|psql)$/ && !$block->{skip};
+			undef $block;
+		}
+		elsif ($block)
+		{
+			$block->{text} .= $line =~ s/^\Q$block->{indent}\E//r;
+		}
+		elsif ($line =~ /^(\s*)```(\w*)(.*)/ || $line =~ /^()<!-- (sql)()$/)
+		{
+			$block = {
+				place => "$page:$number", language => $2, text => '', indent => $1,
+				hidden => $line =~ /^<!--/, skip => $3 =~ /\bno-run\b/, error => $3 =~ /\berror=(\w{5})\b/ && $1,
+			};
+			$block->{error} = $3 =~ /\berror=(\w{5})\b/ ? $1 : undef;
+		}
+	}
+	die "$page: the block of $block->{place} has no end\n" if $block;
+	return @blocks;
+}
