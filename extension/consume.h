@@ -1,0 +1,195 @@
+/*
+ * consume.h
+ *	  The nouns that the steps of consume() share: a batch with its partitions and records, and one piece of work.
+ *
+ * A batch is decoded by batch.c, and the steps work on it in the order of consume.c: fence, screen, claim, order, handle,
+ * settle. Everything here lives in the batch's memory context and dies with the call.
+ */
+#ifndef SN_CONSUME_H
+#define SN_CONSUME_H
+
+#include "postgres.h"
+#include "utils/hsearch.h"
+#include "utils/timestamp.h"
+
+#include "dead_letter.h"
+#include "event.h"
+#include "worker_type.h"
+
+typedef struct SnSpan
+{
+	const char *data;			/* NULL: SQL NULL */
+	int			len;
+} SnSpan;
+
+typedef struct SnHeader
+{
+	SnSpan		name;
+	SnSpan		value;
+} SnHeader;
+
+/* One entry of the batch: a partition that the processor holds. */
+typedef struct SnPartition
+{
+	char	   *topic;
+	int			partition;
+	int64		epoch;
+	int64		position;		/* behind the last record that the worker read */
+	int64		next_offset;	/* ours, from kafka_offset */
+	bool		fenced;			/* somebody else's by now: takes part in nothing */
+	struct SnTopic *info;
+} SnPartition;
+
+typedef struct SnRecord
+{
+	int			entry;			/* index into the batch's partitions */
+	int64		offset;
+	TimestampTz ts;				/* 0: none */
+	SnSpan		key;
+	SnSpan		value;
+	int			n_headers;
+	SnHeader   *headers;
+} SnRecord;
+
+/* What kafka_topic knows of a topic. */
+typedef struct SnTopic
+{
+	char	   *topic;
+	char	   *cluster_id;
+	int			incarnation;
+	int			partition_count;
+	char		tenant_source;	/* 'p'ayload, 'h'eader, 'k'ey, 'f'ixed */
+	char	   *tenant_value;
+	struct SnTopic *next;
+} SnTopic;
+
+/* How a piece of work ends; a row of the answer's statistics each. */
+typedef enum SnOutcome
+{
+	SN_TODO,					/* to be handled */
+	SN_SKIPPED,					/* not this worker type's, or behind our position */
+	SN_DUPLICATE,				/* handled before under the same identity */
+	SN_LOGGED,					/* known type without a handler: in the log, done */
+	SN_SUCCEEDED,
+	SN_RETRYING,				/* failed; event_pending knows when to try again */
+	SN_PARKED,					/* waits behind an unfinished event of its key */
+	SN_DEFERRED,				/* waits for its tenant */
+	SN_DEAD						/* in the dead letter queue */
+} SnOutcome;
+
+typedef struct SnFailure
+{
+	const char *step;			/* "screen" or "handle" */
+	const char *error_type;
+	const char *message;
+	const char *detail;
+	char		sqlstate[6];
+	int			error_class;	/* SnErrorClass */
+} SnFailure;
+
+/* One event on its way through the steps, new or due. */
+typedef struct SnWork
+{
+	SnRecord   *record;
+	SnPartition *queue;			/* the partition whose processor has it */
+	SnEvent		event;
+	bool		parsed;			/* event is whole; else only what was usable */
+	bool		emitted;		/* provably ours: a valid emitted header */
+	bool		fresh;			/* arrived in this batch; else it is due work */
+	bool		claimed;		/* holds a claim (its own insert, or one from before) */
+	bool		log;			/* the owner writes it to event_log */
+	bool		defer;			/* its tenant is suspended */
+	bool		blocks;			/* it holds its key's row */
+	bool		key_held;		/* the key has a row in key_state */
+	SnHandler  *handler;
+
+	/* due work */
+	int64		pending_id;
+	int			origin_partition;
+	int64		origin_offset;
+	int			retry_count;
+	TimestampTz first_failed_at;	/* 0: has not failed */
+	SnReplay   *replay;			/* a dead letter's retry */
+	char	   *kept_tenant;	/* the identity it was put away with */
+	char	   *kept_event_id;
+
+	int			wave;
+	int			n_emitted;		/* events emitted for it so far: the next ordinal */
+	double		seconds;		/* share of its handler call */
+	SnOutcome	outcome;
+	SnFailure	failure;
+} SnWork;
+
+typedef struct SnBatch
+{
+	MemoryContext context;
+	SnWorkerType *worker_type;
+	TimestampTz now;
+	int64		handler_version;
+	int			max_events;
+	int			n_partitions;
+	SnPartition *partitions;
+	int			n_records;
+	SnRecord   *records;
+	SnTopic    *topics;
+
+	int			n_work;
+	int			max_work;
+	SnWork	  **work;			/* due work first, then new records in order */
+	HTAB	   *by_identity;	/* (tenant_id, event_id) -> work being handled */
+	List	   *emits;			/* SnEmit, those of rolled back slices removed */
+	int			n_slices;		/* committed subtransactions so far */
+	int			n_due;
+	int			n_skipped;
+} SnBatch;
+
+/* An event that a handler emitted; written by settle. */
+typedef struct SnEmit
+{
+	SubTransactionId subid;
+	SnWork	   *parent;
+	char	   *event_id;
+	char	   *event_type;
+	char	   *exception_id;
+	char	   *topic;
+	Datum		payload;
+} SnEmit;
+
+/* Two short names for the state of a unit of work's key. */
+#define sn_has_key(work) ((work)->event.exception_id != NULL)
+
+/* batch.c */
+extern void sn_batch_decode(SnBatch *batch, const char *data, int len);
+extern bytea *sn_batch_pack(ArrayType *records);
+extern SnWork *sn_batch_add_work(SnBatch *batch);
+extern const SnHeader *sn_record_header(const SnRecord *record, const char *name);
+extern Datum sn_record_headers_datum(const SnRecord *record);
+extern Datum sn_span_bytea(SnSpan span);
+
+/* screen.c */
+extern void sn_screen(SnBatch *batch);
+extern bytea *sn_emit_secret(void);
+
+/* claim.c */
+extern void sn_claim(SnBatch *batch);
+
+/* pending.c */
+extern void sn_pending_due(SnBatch *batch);
+extern bool sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at);
+extern void sn_pending_done(SnWork *work);
+extern int	sn_pending_next_due_ms(SnBatch *batch);
+
+/* key_order.c */
+extern void sn_key_order(SnBatch *batch);
+extern void sn_key_park_behind(SnBatch *batch, SnWork *failed, int from);
+
+/* handle.c */
+extern void sn_handle(SnBatch *batch);
+
+/* settle.c */
+extern void sn_settle(SnBatch *batch);
+
+/* The answer to "send smaller batches": raised inside the heart, caught by consume.c. */
+#define SN_SPLIT_SIZE 50
+
+#endif							/* SN_CONSUME_H */

@@ -1,0 +1,261 @@
+/*
+ * pending.c
+ *	  event_pending: the work that waits in the database, taken when it is due and put away when it has to wait.
+ *
+ * A row holds the record as it came, so that due work takes the same way through the steps as new records do. A row is
+ * only touched by the processor that holds its partition's row in kafka_offset, or by an operator. When to try again is
+ * retry.c's decision, who waits behind whom is key_order.c's.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "consume.h"
+#include "funcapi.h"
+#include "sentinai.h"
+#include "spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+/* The worker is asked to come back after this many milliseconds at the latest: other sessions make work due, too. */
+#define MAX_NEXT_DUE_MS 1000
+
+/* Due work may always take this share of a call, so that a full topic can't starve it. */
+#define DUE_SHARE 4
+
+/* Work of partitions that no longer exist is partition 0's. */
+static SnStatement read_due = {
+	.sql = "SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
+	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status"
+	" FROM (SELECT p.* FROM sentinai.event_pending p"
+	"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
+	"  AND p.status <> 'parked' AND p.next_attempt_at <= $5"
+	"  ORDER BY p.next_attempt_at, p.id LIMIT $6 FOR UPDATE) p"
+	" LEFT JOIN sentinai.dead_letter_queue q ON q.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
+	.n_args = 6,.args = {TEXTOID, TEXTOID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID}
+};
+
+static SnStatement adopt_lost_partitions = {
+	.sql = "WITH keys AS (UPDATE sentinai.key_state SET partition = 0"
+	" WHERE worker_type = $1 AND topic = $2 AND partition >= $3)"
+	" UPDATE sentinai.event_pending SET partition = 0 WHERE worker_type = $1 AND topic = $2 AND partition >= $3",
+	.n_args = 3,.args = {TEXTOID, TEXTOID, INT4OID}
+};
+
+static SnStatement read_next_due = {
+	.sql = "SELECT min(d.next_attempt_at) FROM pg_catalog.unnest($2, $3) AS u(topic, partition),"
+	" LATERAL (SELECT p.next_attempt_at FROM sentinai.event_pending p"
+	"  WHERE p.worker_type = $1 AND p.topic = u.topic AND p.partition = u.partition AND p.status <> 'parked'"
+	"  ORDER BY p.next_attempt_at LIMIT 1) d",
+	.n_args = 3,.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID}
+};
+
+static SnStatement insert_pending = {
+	.sql = "INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
+	" partition, next_attempt_at, retry_count, first_failed_at, error_type, error_message, sqlstate, origin_partition,"
+	" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
+	" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING"
+};
+
+static SnStatement update_pending = {
+	.sql = "UPDATE sentinai.event_pending SET status = $2, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
+	" error_type = coalesce($6, error_type), error_message = coalesce($7, error_message),"
+	" sqlstate = coalesce($8, sqlstate) WHERE id = $1",
+	.n_args = 8,.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static SnStatement delete_pending = {
+	.sql = "DELETE FROM sentinai.event_pending WHERE id = $1",
+	.n_args = 1,.args = {INT8OID}
+};
+
+static SnSpan
+result_span(int row, int column)
+{
+	bool		isnull;
+	Datum		value = sn_result_datum(row, column, &isnull);
+	SnSpan		span = {NULL, 0};
+
+	if (!isnull)
+	{
+		bytea	   *bytes = DatumGetByteaPCopy(value);
+
+		span.data = VARDATA_ANY(bytes);
+		span.len = VARSIZE_ANY_EXHDR(bytes);
+	}
+	return span;
+}
+
+static void
+result_headers(int row, int column, SnRecord *record)
+{
+	bool		isnull;
+	Datum		value = sn_result_datum(row, column, &isnull);
+	Datum	   *elements;
+	bool	   *nulls;
+
+	if (isnull)
+		return;
+	deconstruct_array(DatumGetArrayTypePCopy(value), sn_type_oid("header"), -1, false, TYPALIGN_DOUBLE,
+					  &elements, &nulls, &record->n_headers);
+	record->headers = palloc0(Max(record->n_headers, 1) * sizeof(SnHeader));
+	for (int i = 0; i < record->n_headers; i++)
+	{
+		HeapTupleHeader header = DatumGetHeapTupleHeader(elements[i]);
+		bool		name_null;
+		bool		value_null;
+		text	   *name = DatumGetTextPP(GetAttributeByNum(header, 1, &name_null));
+		Datum		header_value = GetAttributeByNum(header, 2, &value_null);
+
+		record->headers[i].name.data = VARDATA_ANY(name);
+		record->headers[i].name.len = VARSIZE_ANY_EXHDR(name);
+		if (!value_null)
+		{
+			bytea	   *bytes = DatumGetByteaPP(header_value);
+
+			record->headers[i].value.data = VARDATA_ANY(bytes);
+			record->headers[i].value.len = VARSIZE_ANY_EXHDR(bytes);
+		}
+	}
+}
+
+static void
+add_due(SnBatch *batch, SnPartition *partition, int row)
+{
+	SnWork	   *work = sn_batch_add_work(batch);
+	SnRecord   *record = palloc0(sizeof(SnRecord));
+	int64		dlq_id = sn_result_int64(row, 12);
+
+	record->entry = partition - batch->partitions;
+	record->offset = sn_result_int64(row, 7);
+	record->ts = sn_result_time(row, 8);
+	record->key = result_span(row, 9);
+	result_headers(row, 10, record);
+	record->value = result_span(row, 11);
+	work->record = record;
+	work->queue = partition;
+	work->claimed = true;
+	work->pending_id = sn_result_int64(row, 1);
+	work->kept_tenant = sn_result_text(row, 2);
+	work->kept_event_id = sn_result_text(row, 3);
+	work->retry_count = sn_result_int32(row, 4);
+	work->first_failed_at = sn_result_time(row, 5);
+	work->origin_partition = sn_result_int32(row, 6);
+	work->origin_offset = record->offset;
+	if (dlq_id != 0 && sn_result_text(row, 13) != NULL)
+	{
+		work->replay = palloc0(sizeof(SnReplay));
+		work->replay->dlq_id = dlq_id;
+		work->replay->token = sn_result_text(row, 13);
+	}
+}
+
+static void
+add_due_of(SnBatch *batch, SnPartition *partition, int limit)
+{
+	Datum		values[6] = {
+		CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
+		Int32GetDatum(partition->partition), Int32GetDatum(0), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)
+	};
+	uint64		n = sn_execute(&read_due, values, NULL);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (int row = 0; row < n; row++)
+	{
+		SPI_tuptable = rows;
+		add_due(batch, partition, row);
+	}
+	batch->n_due += n;
+}
+
+/*
+ * Adds the work that is due for the partitions of the batch, in its order, counted against the size of the call.
+ */
+void
+sn_pending_due(SnBatch *batch)
+{
+	int			left = Max(batch->max_events - batch->n_records, Max(batch->max_events / DUE_SHARE, 1));
+
+	for (int i = 0; i < batch->n_partitions && left > 0; i++)
+	{
+		SnPartition *partition = &batch->partitions[i];
+		int			before = batch->n_due;
+
+		if (partition->fenced)
+			continue;
+		if (partition->partition == 0 && partition->info->partition_count > 0)
+		{
+			Datum		values[3] = {
+				CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
+				Int32GetDatum(partition->info->partition_count)
+			};
+
+			sn_execute(&adopt_lost_partitions, values, NULL);
+		}
+		add_due_of(batch, partition, left);
+		left -= batch->n_due - before;
+	}
+}
+
+static Datum
+text_or_null(const char *value, char *null)
+{
+	*null = value == NULL ? 'n' : ' ';
+	return value == NULL ? (Datum) 0 : CStringGetTextDatum(value);
+}
+
+static Datum
+time_or_null(TimestampTz value, char *null)
+{
+	*null = value == 0 ? 'n' : ' ';
+	return TimestampTzGetDatum(value);
+}
+
+static bool
+insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at, const char *topic,
+			int partition)
+{
+	static const Oid types[] = {
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID,
+		TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, BYTEAOID, InvalidOid, BYTEAOID, INT8OID
+	};
+	SnEvent    *event = &work->event;
+	SnRecord   *record = work->record;
+	char		nulls[22] = "                     ";
+	Datum		headers = sn_record_headers_datum(record);
+	Datum		values[lengthof(types)];
+	int			i = 0;
+
+	insert_pending.n_args = lengthof(types);
+	memcpy(insert_pending.args, types, sizeof(types));
+	insert_pending.args[18] = get_array_type(sn_type_oid("header"));
+
+	values[i++] = CStringGetTextDatum(event->tenant_id);
+	values[i++] = CStringGetTextDatum(event->event_id);
+	values[i++] = CStringGetTextDatum(batch->worker_type->name);
+	values[i++] = CStringGetTextDatum(event->event_type);
+	values[i] = text_or_null(event->exception_id, &nulls[i]), i++;
+	values[i++] = CStringGetTextDatum(status);
+	values[i++] = CStringGetTextDatum(topic);
+	values[i++] = Int32GetDatum(partition);
+	values[i++] = TimestampTzGetDatum(next_attempt_at);
+	values[i++] = Int32GetDatum(work->retry_count);
+	values[i] = time_or_null(work->first_failed_at, &nulls[i]), i++;
+	values[i] = text_or_null(work->failure.error_type, &nulls[i]), i++;
+	values[i] = text_or_null(work->failure.message, &nulls[i]), i++;
+	values[i] = text_or_null(work->failure.error_type == NULL ? NULL : work->failure.sqlstate, &nulls[i]), i++;
+	values[i++] = Int32GetDatum(work->origin_partition);
+	values[i++] = Int64GetDatum(work->origin_offset);
+	values[i] = time_or_null(record->ts, &nulls[i]), i++;
+	nulls[i] = record->key.data == NULL ? 'n' : ' ';
+	values[i++] = sn_span_bytea(record->key);
+	nulls[i] = headers == (Datum) 0 ? 'n' : ' ';
+	values[i++] = headers;
+	values[i++] = sn_span_bytea(record->value);
+	nulls[i] = work->replay == NULL ? 'n' : ' ';
+	values[i++] = Int64GetDatum(work->replay == NULL ? 0 : work->replay->dlq_id);
+	sn_execute(&insert_pending, values, nulls);
+	return SPI_processed > 0;
+}
