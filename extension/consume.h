@@ -9,6 +9,7 @@
 #define SN_CONSUME_H
 
 #include "postgres.h"
+#include "fmgr.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
@@ -87,6 +88,21 @@ typedef struct SnFailure
 	int			error_class;	/* SnErrorClass */
 } SnFailure;
 
+/* A key of the batch: an exception whose events are handled in order. */
+typedef struct SnKey
+{
+	char	   *tenant_id;
+	char	   *exception_id;
+	bool		held;			/* it has a row in key_state, and we hold its lock */
+	char	   *topic;			/* of that row: whose queue it is */
+	int			partition;
+	char	   *event_id;		/* of that row: whom the others wait for */
+	int64		dlq_id;			/* of that row: a dead letter that blocks the key, 0: none */
+	struct SnWork *blocker;		/* unfinished in this call: what comes later is parked */
+	int			wave;			/* of its last event so far, and that event's handler */
+	const struct SnHandler *handler;
+} SnKey;
+
 /* One event on its way through the steps, new or due. */
 typedef struct SnWork
 {
@@ -98,13 +114,14 @@ typedef struct SnWork
 	bool		fresh;			/* arrived in this batch; else it is due work */
 	bool		claimed;		/* holds a claim (its own insert, or one from before) */
 	bool		log;			/* the owner writes it to event_log */
+	bool		tenant_known;	/* event.tenant_id names a tenant that may own a dead letter */
 	bool		defer;			/* its tenant is suspended */
-	bool		blocks;			/* it holds its key's row */
-	bool		key_held;		/* the key has a row in key_state */
+	SnKey	   *key;			/* NULL: belongs to no exception */
 	SnHandler  *handler;
 
 	/* due work */
 	int64		pending_id;
+	bool		released;		/* was parked, and its turn has come */
 	int			origin_partition;
 	int64		origin_offset;
 	int			retry_count;
@@ -113,6 +130,8 @@ typedef struct SnWork
 	char	   *kept_tenant;	/* the identity it was put away with */
 	char	   *kept_event_id;
 
+	TimestampTz next_attempt_at;	/* of a retry */
+	int64		dlq_id;			/* of its dead letter */
 	int			wave;
 	int			n_emitted;		/* events emitted for it so far: the next ordinal */
 	double		seconds;		/* share of its handler call */
@@ -136,11 +155,13 @@ typedef struct SnBatch
 	int			n_work;
 	int			max_work;
 	SnWork	  **work;			/* due work first, then new records in order */
-	HTAB	   *by_identity;	/* (tenant_id, event_id) -> work being handled */
+	HTAB	   *by_identity;	/* (tenant_id, event_id) -> work */
+	int			n_keys;
+	SnKey	  **keys;			/* sorted */
 	List	   *emits;			/* SnEmit, those of rolled back slices removed */
 	int			n_slices;		/* committed subtransactions so far */
 	int			n_due;
-	int			n_skipped;
+	int			n_skipped;		/* records behind our position */
 } SnBatch;
 
 /* An event that a handler emitted; written by settle. */
@@ -148,15 +169,15 @@ typedef struct SnEmit
 {
 	SubTransactionId subid;
 	SnWork	   *parent;
-	char	   *event_id;
-	char	   *event_type;
-	char	   *exception_id;
-	char	   *topic;
-	Datum		payload;
+	const char *event_id;
+	const char *event_type;
+	const char *exception_id;	/* NULL: none */
+	const char *correlation_id;
+	const char *topic;
+	Datum		payload;		/* jsonb */
+	Datum		metadata;		/* jsonb */
+	Datum		value;			/* bytea: the whole envelope as it goes to Kafka */
 } SnEmit;
-
-/* Two short names for the state of a unit of work's key. */
-#define sn_has_key(work) ((work)->event.exception_id != NULL)
 
 /* batch.c */
 extern void sn_batch_decode(SnBatch *batch, const char *data, int len);
@@ -172,6 +193,8 @@ extern bytea *sn_emit_secret(void);
 
 /* claim.c */
 extern void sn_claim(SnBatch *batch);
+extern SnWork *sn_work_by_identity(SnBatch *batch, const char *tenant_id, const char *event_id);
+extern void sn_claim_settle(SnBatch *batch);
 
 /* pending.c */
 extern void sn_pending_due(SnBatch *batch);
@@ -181,7 +204,8 @@ extern int	sn_pending_next_due_ms(SnBatch *batch);
 
 /* key_order.c */
 extern void sn_key_order(SnBatch *batch);
-extern void sn_key_park_behind(SnBatch *batch, SnWork *failed, int from);
+extern void sn_key_block(SnBatch *batch);
+extern void sn_key_finish(SnBatch *batch);
 
 /* handle.c */
 extern void sn_handle(SnBatch *batch);
@@ -189,7 +213,10 @@ extern void sn_handle(SnBatch *batch);
 /* settle.c */
 extern void sn_settle(SnBatch *batch);
 
-/* The answer to "send smaller batches": raised inside the heart, caught by consume.c. */
-#define SN_SPLIT_SIZE 50
+/* answer.c */
+extern Datum sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload);
+
+/* consume.c: gives the batch up, with the answer "send smaller ones". */
+pg_attribute_noreturn() extern void sn_split(void);
 
 #endif							/* SN_CONSUME_H */

@@ -15,6 +15,7 @@
 #include "spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -24,23 +25,15 @@
 /* Due work may always take this share of a call, so that a full topic can't starve it. */
 #define DUE_SHARE 4
 
-/* Work of partitions that no longer exist is partition 0's. */
 static SnStatement read_due = {
 	.sql = "SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
 	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status"
 	" FROM (SELECT p.* FROM sentinai.event_pending p"
 	"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
-	"  AND p.status <> 'parked' AND p.next_attempt_at <= $5"
-	"  ORDER BY p.next_attempt_at, p.id LIMIT $6 FOR UPDATE) p"
+	"  AND p.status <> 'parked' AND p.next_attempt_at <= $4"
+	"  ORDER BY p.next_attempt_at, p.id LIMIT $5 FOR UPDATE) p"
 	" LEFT JOIN sentinai.dead_letter_queue q ON q.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
-	.n_args = 6,.args = {TEXTOID, TEXTOID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID}
-};
-
-static SnStatement adopt_lost_partitions = {
-	.sql = "WITH keys AS (UPDATE sentinai.key_state SET partition = 0"
-	" WHERE worker_type = $1 AND topic = $2 AND partition >= $3)"
-	" UPDATE sentinai.event_pending SET partition = 0 WHERE worker_type = $1 AND topic = $2 AND partition >= $3",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, INT4OID}
+	.n_args = 5,.args = {TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID}
 };
 
 static SnStatement read_next_due = {
@@ -56,7 +49,8 @@ static SnStatement insert_pending = {
 	" partition, next_attempt_at, retry_count, first_failed_at, error_type, error_message, sqlstate, origin_partition,"
 	" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
-	" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING"
+	" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
+	.n_args = 21
 };
 
 static SnStatement update_pending = {
@@ -140,6 +134,7 @@ add_due(SnBatch *batch, SnPartition *partition, int row)
 	work->pending_id = sn_result_int64(row, 1);
 	work->kept_tenant = sn_result_text(row, 2);
 	work->kept_event_id = sn_result_text(row, 3);
+	work->released = strcmp(sn_result_text(row, 14), "released") == 0;
 	work->retry_count = sn_result_int32(row, 4);
 	work->first_failed_at = sn_result_time(row, 5);
 	work->origin_partition = sn_result_int32(row, 6);
@@ -155,18 +150,14 @@ add_due(SnBatch *batch, SnPartition *partition, int row)
 static void
 add_due_of(SnBatch *batch, SnPartition *partition, int limit)
 {
-	Datum		values[6] = {
+	Datum		values[5] = {
 		CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
-		Int32GetDatum(partition->partition), Int32GetDatum(0), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)
+		Int32GetDatum(partition->partition), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)
 	};
 	uint64		n = sn_execute(&read_due, values, NULL);
-	SPITupleTable *rows = SPI_tuptable;
 
 	for (int row = 0; row < n; row++)
-	{
-		SPI_tuptable = rows;
 		add_due(batch, partition, row);
-	}
 	batch->n_due += n;
 }
 
@@ -185,15 +176,6 @@ sn_pending_due(SnBatch *batch)
 
 		if (partition->fenced)
 			continue;
-		if (partition->partition == 0 && partition->info->partition_count > 0)
-		{
-			Datum		values[3] = {
-				CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
-				Int32GetDatum(partition->info->partition_count)
-			};
-
-			sn_execute(&adopt_lost_partitions, values, NULL);
-		}
 		add_due_of(batch, partition, left);
 		left -= batch->n_due - before;
 	}
@@ -213,9 +195,9 @@ time_or_null(TimestampTz value, char *null)
 	return TimestampTzGetDatum(value);
 }
 
+/* The row of a piece of work that comes to wait for the first time. False: its identity waits already. */
 static bool
-insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at, const char *topic,
-			int partition)
+insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at)
 {
 	static const Oid types[] = {
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID,
@@ -223,14 +205,16 @@ insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_a
 	};
 	SnEvent    *event = &work->event;
 	SnRecord   *record = work->record;
-	char		nulls[22] = "                     ";
+	SnKey	   *key = work->key;
+	bool		behind = key != NULL && key->held;
+	char		nulls[lengthof(types) + 1];
 	Datum		headers = sn_record_headers_datum(record);
 	Datum		values[lengthof(types)];
 	int			i = 0;
 
-	insert_pending.n_args = lengthof(types);
 	memcpy(insert_pending.args, types, sizeof(types));
 	insert_pending.args[18] = get_array_type(sn_type_oid("header"));
+	memset(nulls, ' ', sizeof(nulls));
 
 	values[i++] = CStringGetTextDatum(event->tenant_id);
 	values[i++] = CStringGetTextDatum(event->event_id);
@@ -238,8 +222,8 @@ insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_a
 	values[i++] = CStringGetTextDatum(event->event_type);
 	values[i] = text_or_null(event->exception_id, &nulls[i]), i++;
 	values[i++] = CStringGetTextDatum(status);
-	values[i++] = CStringGetTextDatum(topic);
-	values[i++] = Int32GetDatum(partition);
+	values[i++] = CStringGetTextDatum(behind ? key->topic : work->queue->topic);
+	values[i++] = Int32GetDatum(behind ? key->partition : work->queue->partition);
 	values[i++] = TimestampTzGetDatum(next_attempt_at);
 	values[i++] = Int32GetDatum(work->retry_count);
 	values[i] = time_or_null(work->first_failed_at, &nulls[i]), i++;
@@ -256,6 +240,69 @@ insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_a
 	values[i++] = sn_span_bytea(record->value);
 	nulls[i] = work->replay == NULL ? 'n' : ' ';
 	values[i++] = Int64GetDatum(work->replay == NULL ? 0 : work->replay->dlq_id);
-	sn_execute(&insert_pending, values, nulls);
-	return SPI_processed > 0;
+	return sn_execute(&insert_pending, values, nulls) > 0;
+}
+
+static void
+update_work(SnWork *work, const char *status, TimestampTz next_attempt_at)
+{
+	char		nulls[9] = "        ";
+	Datum		values[8] = {
+		Int64GetDatum(work->pending_id), CStringGetTextDatum(status), TimestampTzGetDatum(next_attempt_at),
+		Int32GetDatum(work->retry_count)
+	};
+
+	values[4] = time_or_null(work->first_failed_at, &nulls[4]);
+	values[5] = text_or_null(work->failure.error_type, &nulls[5]);
+	values[6] = text_or_null(work->failure.message, &nulls[6]);
+	values[7] = text_or_null(work->failure.error_type == NULL ? NULL : work->failure.sqlstate, &nulls[7]);
+	sn_execute(&update_pending, values, nulls);
+}
+
+/*
+ * Puts a piece of work away until next_attempt_at: retrying, parked, deferred. A parked event of a key goes to the queue
+ * of whoever blocked the key. False: the same identity waits already, so this one is a duplicate.
+ */
+bool
+sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at)
+{
+	if (work->pending_id == 0)
+		return insert_work(batch, work, status, next_attempt_at);
+	update_work(work, status, next_attempt_at);
+	return true;
+}
+
+/* Due work that has ended, one way or the other. */
+void
+sn_pending_done(SnWork *work)
+{
+	Datum		value = Int64GetDatum(work->pending_id);
+
+	if (work->pending_id != 0)
+		sn_execute(&delete_pending, &value, NULL);
+}
+
+/* Milliseconds until the next work of the batch's partitions is due, at most MAX_NEXT_DUE_MS. */
+int
+sn_pending_next_due_ms(SnBatch *batch)
+{
+	SnColumn	topics;
+	SnColumn	partitions;
+	Datum		values[3] = {CStringGetTextDatum(batch->worker_type->name)};
+	TimestampTz next;
+
+	sn_column_init(&topics, TEXTOID, batch->n_partitions);
+	sn_column_init(&partitions, INT4OID, batch->n_partitions);
+	for (int i = 0; i < batch->n_partitions; i++)
+	{
+		sn_column_text(&topics, batch->partitions[i].topic);
+		sn_column_add(&partitions, Int32GetDatum(batch->partitions[i].partition), false);
+	}
+	values[1] = sn_column_array(&topics);
+	values[2] = sn_column_array(&partitions);
+	sn_execute(&read_next_due, values, NULL);
+	next = sn_result_time(0, 1);
+	if (next == 0 || next > batch->now + MAX_NEXT_DUE_MS * INT64CONST(1000))
+		return MAX_NEXT_DUE_MS;
+	return (int) (Max(next - GetCurrentTimestamp(), 0) / 1000);
 }

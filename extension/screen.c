@@ -258,9 +258,20 @@ screen_record(SnBatch *batch, SnWork *work, const char *kept_tenant)
 	else
 	{
 		work->handler = type->handler;
-		if (work->handler == NULL && !(batch->worker_type->owns_topic && work->fresh && work->replay == NULL))
+		if (work->handler == NULL && !work->fresh)
+			refuse(work, "handler_missing", "event type has no handler any more",
+				   psprintf("Worker type \"%s\" had a handler for \"%s\" when the event was put away.",
+							batch->worker_type->name, work->event.event_type));
+		else if (work->handler == NULL && !(batch->worker_type->owns_topic && work->fresh && work->replay == NULL))
 			work->outcome = SN_SKIPPED;
 	}
+}
+
+/* Dead letters ask, too: one of an unknown tenant is the admin's. */
+static bool
+asks_for_tenant(const SnWork *work)
+{
+	return (work->outcome == SN_TODO || work->outcome == SN_DEAD) && work->event.tenant_id != NULL;
 }
 
 static HTAB *
@@ -276,7 +287,7 @@ make_tenant_table(SnBatch *batch, SnColumn *tenants)
 		TenantEntry *entry;
 		bool		found;
 
-		if (work->outcome != SN_TODO)
+		if (!asks_for_tenant(work))
 			continue;
 		entry = hash_search(table, work->event.tenant_id, HASH_ENTER, &found);
 		if (found)
@@ -330,10 +341,13 @@ screen_tenants(SnBatch *batch)
 		SnWork	   *work = batch->work[i];
 		TenantEntry *entry;
 
-		if (work->outcome != SN_TODO)
+		if (!asks_for_tenant(work))
 			continue;
 		entry = hash_search(table, work->event.tenant_id, HASH_FIND, NULL);
-		screen_tenant(batch, work, entry->status);
+		work->tenant_known = entry->status[0] != '\0' &&
+			(work->outcome == SN_TODO || strcmp(work->failure.error_type, "tenant_mismatch") != 0);
+		if (work->outcome == SN_TODO)
+			screen_tenant(batch, work, entry->status);
 	}
 }
 

@@ -27,6 +27,7 @@
 	X(SN_VERSION_MISMATCH, "SN016", "version_mismatch") \
 	X(SN_OFFSET_GAP, "SN017", "offset_gap") \
 	X(SN_FENCED, "SN018", "fenced") \
-	X(SN_IN_USE, "SN019", "in_use")
+	X(SN_IN_USE, "SN019", "in_use") \
+	X(SN_SPLIT, "SN030", "split")
 
 #endif							/* SENTINAI_ERRCODES_H */

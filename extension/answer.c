@@ -1,0 +1,202 @@
+/*
+ * answer.c
+ *	  What consume() answers: counts, positions, when to come back, and statistics for the worker's metrics.
+ *
+ * The columns are those of sentinai.consume_result in 20_consume.sql.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "consume.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "metrics.h"
+#include "sentinai.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+
+/* The columns of sentinai.consume_result, in order. */
+enum
+{
+	HANDLED, LOGGED, DUPLICATE, SKIPPED, FAILED, PARKED, DEFERRED, DEAD_LETTERED, EMITTED, DUE, NEXT_DUE_MS, RELOAD, STOP,
+	SPLIT, PARTITIONS, STATS, ANSWER_COLUMNS
+};
+
+/* How an outcome is counted: its column, and its name in the statistics (NULL: not there). */
+static const struct
+{
+	int			column;
+	const char *status;
+}			outcomes[] = {
+	[SN_TODO] = {SKIPPED, NULL},
+	[SN_SKIPPED] = {SKIPPED, NULL},
+	[SN_DUPLICATE] = {DUPLICATE, "duplicate"},
+	[SN_LOGGED] = {LOGGED, "logged"},
+	[SN_SUCCEEDED] = {HANDLED, "succeeded"},
+	[SN_RETRYING] = {FAILED, "retrying"},
+	[SN_PARKED] = {PARKED, "parked"},
+	[SN_DEFERRED] = {DEFERRED, "deferred"},
+	[SN_DEAD] = {DEAD_LETTERED, "dead_lettered"}
+};
+
+typedef struct Stat
+{
+	const char *event_type;
+	const char *tenant_id;
+	const char *error_type;
+	SnOutcome	outcome;
+	int			count;
+	int			retries;
+	double		seconds;
+} Stat;
+
+static void
+put_string(StringInfo buf, const char *name, const char *value)
+{
+	appendStringInfo(buf, "\"%s\":", name);
+	if (value == NULL)
+		appendStringInfoString(buf, "null");
+	else
+		escape_json(buf, value);
+	appendStringInfoChar(buf, ',');
+}
+
+static Datum
+partitions_json(SnBatch *batch)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '[');
+	for (int i = 0; i < batch->n_partitions; i++)
+	{
+		SnPartition *partition = &batch->partitions[i];
+
+		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
+		put_string(&buf, "topic", partition->topic);
+		put_string(&buf, "pause", NULL);
+		appendStringInfo(&buf, "\"partition\":%d,\"epoch\":" INT64_FORMAT ",\"next_offset\":" INT64_FORMAT ",\"fenced\":%s}",
+						 partition->partition, partition->epoch, partition->next_offset,
+						 partition->fenced ? "true" : "false");
+	}
+	appendStringInfoChar(&buf, ']');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+}
+
+static const char *
+text_or_empty(const char *text)
+{
+	return text == NULL ? "" : text;
+}
+
+static bool
+same_stat(const Stat *stat, const SnWork *work, const char *tenant_id)
+{
+	return stat->outcome == work->outcome &&
+		strcmp(stat->event_type, text_or_empty(work->event.event_type)) == 0 &&
+		strcmp(stat->tenant_id, tenant_id) == 0 &&
+		strcmp(text_or_empty(stat->error_type), text_or_empty(work->failure.error_type)) == 0;
+}
+
+/* Sums the work up by event type, tenant, outcome and error type; a batch has few of each. */
+static int
+collect_stats(SnBatch *batch, Stat *stats)
+{
+	int			n = 0;
+	int			last = 0;
+
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+		const char *tenant_id = work->tenant_known ? work->event.tenant_id : "";
+		int			s = last;
+
+		if (outcomes[work->outcome].status == NULL)
+			continue;
+		if (n == 0 || !same_stat(&stats[last], work, tenant_id))
+			for (s = 0; s < n && !same_stat(&stats[s], work, tenant_id); s++)
+				;
+		if (s == n)
+			stats[n++] = (Stat) {
+				.event_type = text_or_empty(work->event.event_type),.tenant_id = tenant_id,
+				.error_type = work->failure.error_type,.outcome = work->outcome
+			};
+		last = s;
+		stats[s].count++;
+		stats[s].retries += work->outcome == SN_RETRYING && work->replay == NULL;
+		stats[s].seconds += work->seconds;
+	}
+	return n;
+}
+
+static Datum
+stats_json(SnBatch *batch)
+{
+	Stat	   *stats = palloc(Max(batch->n_work, 1) * sizeof(Stat));
+	int			n = collect_stats(batch, stats);
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '[');
+	for (int i = 0; i < n; i++)
+	{
+		Stat	   *stat = &stats[i];
+		const char *status = outcomes[stat->outcome].status;
+
+		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
+		put_string(&buf, "event_type", stat->event_type);
+		put_string(&buf, "tenant_id", stat->tenant_id);
+		put_string(&buf, "status", status);
+		put_string(&buf, "error_type", stat->error_type);
+		appendStringInfo(&buf, "\"count\":%d,\"retries\":%d,\"seconds\":%.9f}", stat->count, stat->retries,
+						 stat->seconds / stat->count);
+		sn_metric_handled(batch->worker_type->name, stat->event_type, stat->tenant_id, status, stat->error_type,
+						  stat->count, stat->seconds / stat->count);
+	}
+	appendStringInfoChar(&buf, ']');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+}
+
+static Datum
+empty_json(void)
+{
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum("[]"));
+}
+
+/*
+ * The answer of a call. stop, split (0: no change) and reload mean that nothing was done. The caller is connected to SPI;
+ * the result lives in the function's own context.
+ */
+Datum
+sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload)
+{
+	bool		done = stop == NULL && split == 0 && !reload;
+	int			counts[ANSWER_COLUMNS] = {0};
+	Datum		values[ANSWER_COLUMNS];
+	bool		nulls[ANSWER_COLUMNS] = {false};
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != ANSWER_COLUMNS)
+		elog(ERROR, "consume() does not return sentinai.consume_result");
+	if (done)
+	{
+		for (int i = 0; i < batch->n_work; i++)
+			counts[outcomes[batch->work[i]->outcome].column]++;
+		counts[SKIPPED] += batch->n_skipped;
+		counts[EMITTED] = list_length(batch->emits);
+		counts[DUE] = batch->n_due;
+		counts[NEXT_DUE_MS] = sn_pending_next_due_ms(batch);
+	}
+	for (int i = HANDLED; i <= NEXT_DUE_MS; i++)
+		values[i] = Int32GetDatum(counts[i]);
+	values[RELOAD] = BoolGetDatum(reload);
+	nulls[STOP] = stop == NULL;
+	values[STOP] = stop == NULL ? (Datum) 0 : CStringGetTextDatum(stop);
+	nulls[SPLIT] = split == 0;
+	values[SPLIT] = Int32GetDatum(split);
+	values[PARTITIONS] = partitions_json(batch);
+	values[STATS] = done ? stats_json(batch) : empty_json();
+	return heap_copy_tuple_as_datum(heap_form_tuple(BlessTupleDesc(desc), values, nulls), desc);
+}

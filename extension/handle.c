@@ -1,0 +1,612 @@
+/*
+ * handle.c
+ *	  The fifth step of consume(): calling handlers, in slices and waves, and finding the events that fail.
+ *
+ * A slice is a part of the batch that runs in one subtransaction; within it an event goes into the first wave after every
+ * earlier event of its key that has another handler, and each wave calls each handler once (set-based) or once an event.
+ * When a slice fails it is rolled back; the event that failed is taken out if it is known, else the slice is cut in halves.
+ * What stands behind a failed event of the same key is parked. What handlers may call (emit, fail) lives in emit.c; what
+ * becomes of failures is settle.c's.
+ *
+ * Handlers run as their row's role, in a security-restricted operation, with the session's own settings, under a timer.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "consume.h"
+#include "emit.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "guc.h"
+#include "handle.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "retry.h"
+#include "sentinai.h"
+#include "spi.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/typcache.h"
+
+/* A backend caches 64 subtransactions; more make every snapshot of every session slower. */
+#define MAX_SLICES 50
+
+/* A known culprit is taken out and the slice run again this often, then the slice is cut. */
+#define MAX_RERUNS 3
+
+/* The settings of consume() that a handler must not see: it gets the session's. */
+static const char *const handler_settings[] = {
+	"search_path", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "plan_cache_mode", "jit"
+};
+
+/* Thread of control: set by the timer's signal handler. */
+static volatile sig_atomic_t handler_timed_out = false;
+static TimeoutId handler_timeout = MAX_TIMEOUTS;
+
+/* Constraints that are deferred from the start, quoted for SET CONSTRAINTS. */
+static SnStatement read_deferred_constraints = {
+	.sql = "SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', ')"
+	" FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace"
+	" WHERE c.condeferred AND n.nspname !~ '^pg_toast|^pg_temp'",
+	.n_args = 0
+};
+
+typedef struct Slice
+{
+	SnBatch    *batch;
+	SnWork	  **works;
+	int			n;
+	int			calling;		/* index of the event that a plain handler is at, -1: not known */
+} Slice;
+
+static void
+on_handler_timeout(void)
+{
+	handler_timed_out = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+void
+sn_handle_init(void)
+{
+	handler_timeout = MAX_TIMEOUTS;
+}
+
+static void
+start_timer(const SnHandler *handler)
+{
+	if (handler_timeout == MAX_TIMEOUTS)
+		handler_timeout = RegisterTimeout(USER_TIMEOUT, on_handler_timeout);
+	handler_timed_out = false;
+	enable_timeout_after(handler_timeout, handler->timeout_ms > 0 ? handler->timeout_ms : sn_handler_timeout_ms);
+}
+
+static void
+stop_timer(void)
+{
+	if (handler_timeout != MAX_TIMEOUTS)
+		disable_timeout(handler_timeout, false);
+}
+
+/* A handler that swallowed the timer's cancellation has had its time all the same. */
+static void
+check_timer(void)
+{
+	stop_timer();
+	if (handler_timed_out)
+	{
+		QueryCancelPending = false;
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("handler has run out of time")));
+	}
+}
+
+static Datum
+event_datum(const SnEvent *event, TupleDesc desc)
+{
+	Datum		values[9];
+	bool		nulls[9] = {false};
+
+	values[0] = CStringGetTextDatum(event->event_id);
+	values[1] = CStringGetTextDatum(event->event_type);
+	values[2] = CStringGetTextDatum(event->tenant_id);
+	nulls[3] = event->exception_id == NULL;
+	values[3] = nulls[3] ? (Datum) 0 : CStringGetTextDatum(event->exception_id);
+	values[4] = TimestampTzGetDatum(event->timestamp);
+	nulls[5] = event->correlation_id == NULL;
+	values[5] = nulls[5] ? (Datum) 0 : CStringGetTextDatum(event->correlation_id);
+	values[6] = Int32GetDatum(event->version);
+	values[7] = event->payload;
+	nulls[8] = event->metadata == (Datum) 0;
+	values[8] = event->metadata;
+	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
+}
+
+/* The handler's argument: a sentinai.event, or an array of them. */
+static Datum
+handler_argument(const SnHandler *handler, SnWork **works, int n)
+{
+	Oid			type = sn_type_oid("event");
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	Datum	   *events = palloc(n * sizeof(Datum));
+	Datum		result;
+
+	for (int i = 0; i < n; i++)
+		events[i] = event_datum(&works[i]->event, desc);
+	ReleaseTupleDesc(desc);
+	if (!handler->set_based)
+		return events[0];
+	result = PointerGetDatum(construct_array(events, n, type, -1, false, TYPALIGN_DOUBLE));
+	return result;
+}
+
+/* Resolved by schema and name at the first call; PostgreSQL resolves it again when the function changes. */
+static void
+prepare_handler(SnHandler *handler)
+{
+	Oid			type = sn_type_oid("event");
+	const char *type_name = handler->set_based ? "sentinai.event[]" : "sentinai.event";
+	SPIPlanPtr	plan;
+
+	if (handler->plan != NULL)
+		return;
+	if (handler->set_based)
+		type = get_array_type(type);
+	plan = SPI_prepare(psprintf("SELECT %s($1::%s)",
+								quote_qualified_identifier(handler->function_schema, handler->function_name), type_name),
+					   1, &type);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the handler: %s", SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	handler->plan = plan;
+}
+
+static Oid
+handler_role(const SnHandler *handler)
+{
+	Oid			role = get_role_oid(handler->role_name, true);
+
+	if (!OidIsValid(role) || superuser_arg(role))
+		ereport(ERROR,
+				(errcode(SN_ERRCODE("SN009")),
+				 errmsg("handler %s.%s can't run as role \"%s\"",
+						handler->function_schema, handler->function_name, handler->role_name),
+				 errdetail("%s", OidIsValid(role) ? "The role is a superuser." : "There is no such role."),
+				 errhint("handler_add(..., role_name => '...') names another role.")));
+	return role;
+}
+
+/*
+ * Calls a handler for n events (1 unless it is set-based), as its role and with the session's own settings. An error is
+ * left to the slice's catch, whose rollback also restores role and settings.
+ */
+static void
+call_handler(SnHandler *handler, SnWork **works, int n)
+{
+	Oid			user;
+	int			security;
+	int			nest_level = NewGUCNestLevel();
+	Datum		argument = handler_argument(handler, works, n);
+	int			rc;
+
+	for (int i = 0; i < lengthof(handler_settings); i++)
+		set_config_option(handler_settings[i], GetConfigOptionResetString(handler_settings[i]),
+						  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(handler_role(handler),
+						   security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	start_timer(handler);
+	prepare_handler(handler);
+	rc = SPI_execute_plan(handler->plan, &argument, NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "could not call the handler: %s", SPI_result_code_string(rc));
+	SPI_freetuptable(SPI_tuptable);
+	check_timer();
+	SetUserIdAndSecContext(user, security);
+	AtEOXact_GUC(false, nest_level);
+}
+
+/* Deferred constraints and triggers fire as the handler's role would have them fire at COMMIT. */
+static void
+fire_deferred(SnHandler *handler)
+{
+	Oid			user;
+	int			security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
+	start_timer(handler);
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not fire deferred constraints");
+	check_timer();
+	SetUserIdAndSecContext(user, security);
+}
+
+static bool
+to_handle(const SnWork *work)
+{
+	return work->outcome == SN_TODO;
+}
+
+/* Puts every event of the slice into its wave; returns how many there are. */
+static int
+assign_waves(Slice *slice)
+{
+	int			waves = 0;
+
+	for (int i = 0; i < slice->n; i++)
+		if (slice->works[i]->key != NULL)
+			slice->works[i]->key->handler = NULL;
+	for (int i = 0; i < slice->n; i++)
+	{
+		SnWork	   *work = slice->works[i];
+		SnKey	   *key = work->key;
+
+		if (!to_handle(work))
+			continue;
+		work->wave = 0;
+		if (key != NULL)
+		{
+			if (key->handler != NULL && key->handler != work->handler)
+				key->wave++;
+			else if (key->handler == NULL)
+				key->wave = 0;
+			key->handler = work->handler;
+			work->wave = key->wave;
+		}
+		waves = Max(waves, work->wave + 1);
+	}
+	return waves;
+}
+
+static void
+share_time(SnWork **works, int n, instr_time since)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	for (int i = 0; i < n; i++)
+		works[i]->seconds = INSTR_TIME_GET_DOUBLE(now) / n;
+}
+
+/* One handler's events of one wave. */
+static void
+call_group(Slice *slice, SnHandler *handler, int *members, int n)
+{
+	SnWork	  **works = palloc(n * sizeof(SnWork *));
+	instr_time	start;
+
+	for (int i = 0; i < n; i++)
+		works[i] = slice->works[members[i]];
+	if (handler->set_based)
+	{
+		INSTR_TIME_SET_CURRENT(start);
+		slice->calling = n == 1 ? members[0] : -1;
+		call_handler(handler, works, n);
+		share_time(works, n, start);
+		return;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		INSTR_TIME_SET_CURRENT(start);
+		slice->calling = members[i];
+		call_handler(handler, &works[i], 1);
+		share_time(&works[i], 1, start);
+	}
+}
+
+/* Runs the handlers of one wave, in the order of their first events; returns the last one. */
+static SnHandler *
+run_wave(Slice *slice, int wave, SnHandler *last)
+{
+	bool	   *done = palloc0(slice->n * sizeof(bool));
+	int		   *members = palloc(slice->n * sizeof(int));
+
+	for (int first = 0; first < slice->n; first++)
+	{
+		SnHandler  *handler = slice->works[first]->handler;
+		int			n = 0;
+
+		if (done[first] || !to_handle(slice->works[first]) || slice->works[first]->wave != wave)
+			continue;
+		for (int i = first; i < slice->n; i++)
+		{
+			SnWork	   *work = slice->works[i];
+
+			if (to_handle(work) && work->wave == wave && work->handler == handler)
+			{
+				done[i] = true;
+				members[n++] = i;
+			}
+		}
+		if (last != NULL && strcmp(last->role_name, handler->role_name) != 0)
+		{
+			slice->calling = -1;
+			fire_deferred(last);
+		}
+		call_group(slice, handler, members, n);
+		last = handler;
+	}
+	return last;
+}
+
+static void
+run_waves(Slice *slice)
+{
+	int			waves = assign_waves(slice);
+	SnHandler  *last = NULL;
+
+	for (int wave = 0; wave < waves; wave++)
+		last = run_wave(slice, wave, last);
+	slice->calling = -1;
+	if (last != NULL)
+		fire_deferred(last);
+}
+
+/* What an error says of the event that met it. Cancellations and class stop are not the event's: they go on up. */
+static void
+describe_error(ErrorData *error, SnFailure *failure)
+{
+	bool		timed_out = error->sqlerrcode == ERRCODE_QUERY_CANCELED && handler_timed_out;
+
+	failure->step = "handle";
+	failure->error_type = timed_out ? "timeout" : sn_condition_name(error->sqlerrcode);
+	failure->message = error->message == NULL ? "" : error->message;
+	failure->detail = error->detail != NULL ? error->detail : error->context;
+	strlcpy(failure->sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure->sqlstate));
+	failure->error_class = timed_out ? SN_CLASS_RETRY : sn_error_class(error->sqlerrcode, error->constraint_name);
+}
+
+static bool
+must_rethrow(const ErrorData *error, const SnFailure *failure)
+{
+	return (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !handler_timed_out) ||
+		failure->error_class == SN_CLASS_STOP;
+}
+
+static void
+park_behind(SnBatch *batch, SnWork *failed)
+{
+	bool		behind = false;
+
+	if (failed->key == NULL)
+		return;
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+
+		if (work == failed)
+			behind = true;
+		else if (behind && work->key == failed->key && to_handle(work))
+			work->outcome = SN_PARKED;
+	}
+}
+
+/* A replay is one attempt, but what a deadlock took back was none. */
+static bool
+replay_waits(const SnWork *work)
+{
+	return work->replay != NULL && strncmp(work->failure.sqlstate, "40", 2) == 0;
+}
+
+/* Decides what becomes of an event that failed, and parks what stands behind it. */
+static void
+fail_work(SnBatch *batch, SnWork *work)
+{
+	SnFailure  *failure = &work->failure;
+	SnRetryDecision decision = sn_retry_decide(batch->worker_type->name, work->event.tenant_id, work->event.event_type,
+											   failure->error_type, failure->error_class, work->retry_count,
+											   work->first_failed_at);
+
+	if (work->first_failed_at == 0)
+		work->first_failed_at = batch->now;
+	if (replay_waits(work) || (work->replay == NULL && decision.retry))
+	{
+		work->outcome = SN_RETRYING;
+		work->retry_count += work->replay == NULL;
+		work->next_attempt_at = GetCurrentTimestamp() + Max(decision.delay_ms, work->replay == NULL ? 0 : 1000) * INT64CONST(1000);
+	}
+	else
+		work->outcome = SN_DEAD;
+	if (work->key != NULL && (work->outcome == SN_RETRYING || decision.park))
+	{
+		work->key->blocker = work;
+		park_behind(batch, work);
+	}
+}
+
+/*
+ * One run of the slice in a subtransaction. True: it stays, or nothing of it does because fail() named events (their
+ * failure is set). False: it was rolled back, and *failure says why.
+ */
+static bool
+try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = true;
+
+	*named = false;
+	slice->calling = -1;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	sn_emit_begin(slice->batch, slice->works, slice->n);
+	PG_TRY();
+	{
+		run_waves(slice);
+		*named = sn_emit_any_failed(slice->works, slice->n);
+		if (*named || !keep)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		stop_timer();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		describe_error(error, failure);
+		if (must_rethrow(error, failure))
+		{
+			sn_emit_end();
+			ReThrowError(error);
+		}
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	sn_emit_end();
+	return ok;
+}
+
+/* SET CONSTRAINTS ALL IMMEDIATE outlives its slice and would refuse legal orders in the next one. */
+static void
+restore_constraints(void)
+{
+	char	   *names;
+
+	if (sn_execute(&read_deferred_constraints, NULL, NULL) != 1)
+		return;
+	names = sn_result_text(0, 1);
+	if (names != NULL && SPI_execute(psprintf("SET CONSTRAINTS %s DEFERRED", names), false, 0) < 0)
+		elog(ERROR, "could not restore deferred constraints");
+}
+
+static int
+count_to_handle(Slice *slice, int *only)
+{
+	int			n = 0;
+
+	for (int i = 0; i < slice->n; i++)
+		if (to_handle(slice->works[i]))
+		{
+			*only = i;
+			n++;
+		}
+	return n;
+}
+
+static void
+settle_slice(Slice *slice)
+{
+	for (int i = 0; i < slice->n; i++)
+		if (to_handle(slice->works[i]))
+			slice->works[i]->outcome = SN_SUCCEEDED;
+	if (++slice->batch->n_slices > MAX_SLICES)
+		sn_split();
+	restore_constraints();
+}
+
+/* Settles the events that fail() named in the last run. */
+static void
+fail_named(Slice *slice)
+{
+	for (int i = 0; i < slice->n; i++)
+		if (to_handle(slice->works[i]) && slice->works[i]->failure.error_type != NULL)
+			fail_work(slice->batch, slice->works[i]);
+}
+
+static void run_slice(SnBatch *batch, SnWork **works, int n);
+
+static void
+cut_slice(Slice *slice)
+{
+	int			half = slice->n / 2;
+
+	run_slice(slice->batch, slice->works, half);
+	run_slice(slice->batch, slice->works + half, slice->n - half);
+}
+
+/*
+ * Handles the events of a slice, in order, whatever it takes: afterwards each of them has succeeded, failed or been
+ * parked. Halves run one after the other, so the order per key holds.
+ */
+static void
+run_slice(SnBatch *batch, SnWork **works, int n)
+{
+	Slice		slice = {batch, works, n, -1};
+	int			reruns = 0;
+
+	for (;;)
+	{
+		SnFailure	failure = {0};
+		bool		named;
+		int			only = -1;
+		int			left = count_to_handle(&slice, &only);
+		int			culprit;
+
+		if (left == 0)
+			return;
+		CHECK_FOR_INTERRUPTS();
+		if (try_slice(&slice, &failure, &named, true))
+		{
+			if (!named)
+			{
+				settle_slice(&slice);
+				return;
+			}
+			fail_named(&slice);
+			continue;
+		}
+		culprit = left == 1 ? only : slice.calling;
+		if (culprit >= 0)
+		{
+			works[culprit]->failure = failure;
+			fail_work(batch, works[culprit]);
+		}
+		if (culprit < 0 || (++reruns > MAX_RERUNS && left > 2))
+		{
+			cut_slice(&slice);
+			return;
+		}
+	}
+}
+
+/* What a handler may leave in the session: its session-level advisory locks. Temporary tables, LISTEN and prepared
+ * statements are refused in a security-restricted operation already. */
+static void
+clean_session(void)
+{
+	if (!IsTransactionBlock())
+		LockReleaseSession(USER_LOCKMETHOD);
+}
+
+/*
+ * Handles what the earlier steps left to do.
+ */
+void
+sn_handle(SnBatch *batch)
+{
+	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
+	int			n = 0;
+
+	for (int i = 0; i < batch->n_work; i++)
+		if (to_handle(batch->work[i]))
+			works[n++] = batch->work[i];
+	if (n == 0)
+		return;
+	run_slice(batch, works, n);
+	clean_session();
+}

@@ -1,0 +1,39 @@
+/*
+ * handle.h
+ *	  Running handlers outside of a batch: the rehearsal of dead letters.
+ */
+#ifndef SN_HANDLE_H
+#define SN_HANDLE_H
+
+#include "postgres.h"
+#include "datatype/timestamp.h"
+
+/* What a rehearsal is fed with, and what came of it. */
+typedef struct SnRehearsal
+{
+	const char *worker_type;
+	const char *tenant_id;		/* identity as the dead letter has it; NULL: as in the bytes */
+	const char *event_id;
+	TimestampTz event_timestamp;	/* 0: as in the bytes */
+	TimestampTz record_ts;		/* 0: none */
+	const char *value;			/* the record's bytes, NULL: a tombstone */
+	int			len;
+
+	/* out */
+	bool		ok;
+	const char *error_type;
+	const char *error_message;
+	const char *error_detail;
+	char		sqlstate[6];
+	int			n_emitted;
+} SnRehearsal;
+
+/*
+ * Runs the real handler on one event in a subtransaction that is always rolled back: nothing stays, nothing is emitted.
+ * The caller is connected to SPI. Raises what consume() would raise for class stop and for cancellations.
+ */
+extern void sn_handle_rehearse(SnRehearsal *rehearsal);
+
+extern void sn_handle_init(void);
+
+#endif							/* SN_HANDLE_H */

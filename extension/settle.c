@@ -1,0 +1,338 @@
+/*
+ * settle.c
+ *	  The last step of consume(): writing what became of every event, and moving the positions, in the same transaction.
+ *
+ * Waiting work goes to event_pending, dead letters to the queue, emitted events to event_log and outbox, statuses to the
+ * claims. Who may go on with a key is key_order.c's, the answer to the worker answer.c's.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "consume.h"
+#include "dead_letter.h"
+#include "emit.h"
+#include "guc.h"
+#include "outbox.h"
+#include "sentinai.h"
+#include "sentinai_wire.h"
+#include "spi.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+
+/* The columns of an event_log row, as arrays. */
+enum
+{
+	LOG_TENANT, LOG_EVENT, LOG_TYPE, LOG_EXCEPTION, LOG_TIME, LOG_CORRELATION, LOG_PAYLOAD, LOG_METADATA, LOG_VERSION,
+	LOG_TOPIC, LOG_PARTITION, LOG_OFFSET, LOG_COLUMNS
+};
+
+static const Oid log_types[LOG_COLUMNS] = {
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, JSONBOID, INT4OID, TEXTOID, INT4OID, INT8OID
+};
+
+static SnStatement insert_log = {
+	.sql = "INSERT INTO sentinai.event_log (tenant_id, event_id, event_type, exception_id, \"timestamp\", correlation_id,"
+	" payload, metadata, version, topic, partition, kafka_offset, created_at)"
+	" SELECT u.*, $13 FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u",
+	.n_args = 13,
+	.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+	JSONBARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
+};
+
+static SnStatement move_offsets = {
+	.sql = "UPDATE sentinai.kafka_offset k SET next_offset = u.position, updated_at = $5"
+	" FROM pg_catalog.unnest($2, $3, $4) AS u(topic, partition, position)"
+	" WHERE k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition AND k.next_offset < u.position",
+	.n_args = 5,.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
+};
+
+static bool
+waits(const SnWork *work)
+{
+	return work->outcome == SN_RETRYING || work->outcome == SN_PARKED || work->outcome == SN_DEFERRED;
+}
+
+/* Work that waits gets its row, work that ended loses it. In order: the ids are the order of a key's queue. */
+static void
+settle_pending(SnBatch *batch)
+{
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+
+		if (!waits(work))
+			sn_pending_done(work);
+		else if (work->outcome == SN_RETRYING)
+			sn_pending_put(batch, work, "retrying", work->next_attempt_at);
+		else if (work->outcome == SN_DEFERRED)
+			sn_pending_put(batch, work, "deferred", work->next_attempt_at);
+		else if (!sn_pending_put(batch, work, "parked", batch->now))
+			work->outcome = SN_DUPLICATE;
+	}
+}
+
+static void
+make_dead_letter(SnBatch *batch, SnWork *work, SnDeadLetter *letter)
+{
+	SnEvent    *event = &work->event;
+	SnRecord   *record = work->record;
+
+	*letter = (SnDeadLetter) {
+		.tenant_id = work->tenant_known ? event->tenant_id : "",
+		.event_id = event->event_id,.event_type = event->event_type,.exception_id = event->exception_id,
+		.worker_type = batch->worker_type->name,.step = work->failure.step,.error_type = work->failure.error_type,
+		.error_message = work->failure.message,.error_detail = work->failure.detail,.sqlstate = work->failure.sqlstate,
+		.retry_count = work->retry_count,.topic = work->queue->topic,.partition = work->origin_partition,
+		.offset = work->origin_offset,.payload = event->payload,.metadata = event->metadata,
+		.event_timestamp = work->parsed ? event->timestamp : 0,.record_ts = record->ts,
+		.key = sn_span_bytea(record->key),.headers = sn_record_headers_datum(record),
+		.value = sn_span_bytea(record->value)
+	};
+}
+
+static void
+settle_dead_letters(SnBatch *batch)
+{
+	SnDeadLetter *letters = palloc(Max(batch->n_work, 1) * sizeof(SnDeadLetter));
+	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
+	int			n = 0;
+
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		if (batch->work[i]->outcome != SN_DEAD || batch->work[i]->replay != NULL)
+			continue;
+		make_dead_letter(batch, batch->work[i], &letters[n]);
+		works[n++] = batch->work[i];
+	}
+	if (n > 0)
+		sn_dead_letter_insert(letters, n);
+	for (int i = 0; i < n; i++)
+		works[i]->dlq_id = letters[i].id;
+}
+
+/* The retries of dead letters that have ended use their tokens up. */
+static void
+settle_replays(SnBatch *batch)
+{
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+		SnReplay   *replay = work->replay;
+		SnFailure  *failure = &work->failure;
+
+		if (replay == NULL || replay->state != SN_REPLAY_CURRENT || waits(work))
+			continue;
+		work->dlq_id = replay->dlq_id;
+		sn_dead_letter_replayed(replay->dlq_id, replay->token, work->outcome != SN_DEAD, failure->error_type,
+								failure->message, failure->detail, failure->sqlstate);
+	}
+}
+
+/* What we say of our own doings is never about one of themselves. */
+static bool
+is_notice(const char *event_type)
+{
+	return strcmp(event_type, "RetryScheduled") == 0 || strcmp(event_type, "DeadLettered") == 0 ||
+		strcmp(event_type, "BackpressureApplied") == 0;
+}
+
+static Datum
+notice_payload(SnBatch *batch, SnWork *work)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "{\"worker_type\":");
+	escape_json(&buf, batch->worker_type->name);
+	appendStringInfoString(&buf, ",\"event_id\":");
+	escape_json(&buf, work->event.event_id);
+	appendStringInfoString(&buf, ",\"event_type\":");
+	escape_json(&buf, work->event.event_type);
+	appendStringInfoString(&buf, ",\"error_type\":");
+	escape_json(&buf, work->failure.error_type);
+	appendStringInfo(&buf, ",\"retry_count\":%d", work->retry_count);
+	if (work->outcome == SN_RETRYING)
+		appendStringInfo(&buf, ",\"next_attempt_at\":\"%s\"",
+						 JsonEncodeDateTime(palloc(MAXDATELEN + 1), TimestampTzGetDatum(work->next_attempt_at),
+											TIMESTAMPTZOID, NULL));
+	else
+		appendStringInfo(&buf, ",\"dlq_id\":" INT64_FORMAT, work->dlq_id);
+	appendStringInfoChar(&buf, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+}
+
+/* RetryScheduled and DeadLettered, for whoever listens. */
+static void
+emit_notices(SnBatch *batch)
+{
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+		bool		retrying = work->outcome == SN_RETRYING;
+
+		if ((!retrying && work->outcome != SN_DEAD) || work->replay != NULL || !work->parsed || !work->tenant_known ||
+			is_notice(work->event.event_type) || sn_event_type_get(batch->worker_type, work->event.event_type) == NULL)
+			continue;
+		sn_emit_add(batch, work, retrying ? "RetryScheduled" : "DeadLettered", notice_payload(batch, work), NULL, NULL,
+					psprintf("%s:%s", batch->worker_type->name, retrying ? "retry" : "dead"),
+					retrying ? work->retry_count : (int) (work->dlq_id % 1000000000));
+	}
+}
+
+static void
+log_work(SnColumn *columns, const SnWork *work)
+{
+	const SnEvent *event = &work->event;
+
+	sn_column_text(&columns[LOG_TENANT], event->tenant_id);
+	sn_column_text(&columns[LOG_EVENT], event->event_id);
+	sn_column_text(&columns[LOG_TYPE], event->event_type);
+	sn_column_text(&columns[LOG_EXCEPTION], event->exception_id);
+	sn_column_add(&columns[LOG_TIME], TimestampTzGetDatum(event->timestamp), false);
+	sn_column_text(&columns[LOG_CORRELATION], event->correlation_id);
+	sn_column_add(&columns[LOG_PAYLOAD], event->payload, false);
+	sn_column_add(&columns[LOG_METADATA], event->metadata, event->metadata == (Datum) 0);
+	sn_column_add(&columns[LOG_VERSION], Int32GetDatum(event->version), false);
+	sn_column_text(&columns[LOG_TOPIC], work->queue->topic);
+	sn_column_add(&columns[LOG_PARTITION], Int32GetDatum(work->origin_partition), false);
+	sn_column_add(&columns[LOG_OFFSET], Int64GetDatum(work->origin_offset), false);
+}
+
+static void
+log_emit(SnColumn *columns, SnBatch *batch, const SnEmit *emit)
+{
+	sn_column_text(&columns[LOG_TENANT], emit->parent->event.tenant_id);
+	sn_column_text(&columns[LOG_EVENT], emit->event_id);
+	sn_column_text(&columns[LOG_TYPE], emit->event_type);
+	sn_column_text(&columns[LOG_EXCEPTION], emit->exception_id);
+	sn_column_add(&columns[LOG_TIME], TimestampTzGetDatum(batch->now), false);
+	sn_column_text(&columns[LOG_CORRELATION], emit->correlation_id);
+	sn_column_add(&columns[LOG_PAYLOAD], emit->payload, false);
+	sn_column_add(&columns[LOG_METADATA], emit->metadata, false);
+	sn_column_add(&columns[LOG_VERSION], Int32GetDatum(1), false);
+	sn_column_text(&columns[LOG_TOPIC], emit->topic);
+	sn_column_add(&columns[LOG_PARTITION], (Datum) 0, true);
+	sn_column_add(&columns[LOG_OFFSET], (Datum) 0, true);
+}
+
+/* What arrived from outside (by the topic's owner) and what was emitted; mode "failures" keeps failed events only. */
+static void
+write_log(SnBatch *batch)
+{
+	bool		all = strcmp(sn_event_log_mode, "full") == 0;
+	SnColumn	columns[LOG_COLUMNS];
+	Datum		values[LOG_COLUMNS + 1];
+	ListCell   *cell;
+
+	for (int c = 0; c < LOG_COLUMNS; c++)
+		sn_column_init(&columns[c], log_types[c], batch->n_work + list_length(batch->emits));
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+
+		if (work->log && work->claimed && (all || work->outcome == SN_RETRYING || work->outcome == SN_DEAD))
+			log_work(columns, work);
+	}
+	if (all)
+		foreach(cell, batch->emits)
+			log_emit(columns, batch, lfirst(cell));
+	if (columns[0].n == 0)
+		return;
+	for (int c = 0; c < LOG_COLUMNS; c++)
+		values[c] = sn_column_array(&columns[c]);
+	values[LOG_COLUMNS] = TimestampTzGetDatum(batch->now);
+	sn_execute(&insert_log, values, NULL);
+}
+
+/* Kafka's key of an event: events of one exception go to one partition. */
+static Datum
+emit_key(const SnEmit *emit)
+{
+	return PointerGetDatum(cstring_to_text(psprintf("%s:%s", emit->parent->event.tenant_id,
+													emit->exception_id != NULL ? emit->exception_id : emit->event_id)));
+}
+
+static Datum
+emit_headers(const SnEmit *emit)
+{
+	SnHeader	header = {
+		.name = {SN_HEADER_EVENT_TYPE, strlen(SN_HEADER_EVENT_TYPE)},
+		.value = {emit->event_type, strlen(emit->event_type)}
+	};
+	SnRecord	record = {.n_headers = 1,.headers = &header};
+
+	return sn_record_headers_datum(&record);
+}
+
+static void
+write_outbox(SnBatch *batch)
+{
+	SnOutboxRow *rows = palloc0(Max(list_length(batch->emits), 1) * sizeof(SnOutboxRow));
+	ListCell   *cell;
+	int			n = 0;
+
+	foreach(cell, batch->emits)
+	{
+		SnEmit	   *emit = lfirst(cell);
+
+		rows[n++] = (SnOutboxRow) {
+			.topic = emit->topic,.partition = -1,.key = emit_key(emit),.headers = emit_headers(emit),
+			.value = emit->value,.tenant_id = emit->parent->event.tenant_id,.event_id = emit->event_id,
+			.event_type = emit->event_type
+		};
+	}
+	if (n > 0)
+		sn_outbox_insert(rows, n);
+}
+
+/* Every partition that took part moves behind what was read. */
+static void
+move_positions(SnBatch *batch)
+{
+	SnColumn	topics;
+	SnColumn	partitions;
+	SnColumn	positions;
+	Datum		values[5];
+
+	sn_column_init(&topics, TEXTOID, batch->n_partitions);
+	sn_column_init(&partitions, INT4OID, batch->n_partitions);
+	sn_column_init(&positions, INT8OID, batch->n_partitions);
+	for (int i = 0; i < batch->n_partitions; i++)
+	{
+		SnPartition *partition = &batch->partitions[i];
+
+		if (partition->fenced || partition->position <= partition->next_offset)
+			continue;
+		partition->next_offset = partition->position;
+		sn_column_text(&topics, partition->topic);
+		sn_column_add(&partitions, Int32GetDatum(partition->partition), false);
+		sn_column_add(&positions, Int64GetDatum(partition->position), false);
+	}
+	if (topics.n == 0)
+		return;
+	values[0] = CStringGetTextDatum(batch->worker_type->group_id);
+	values[1] = sn_column_array(&topics);
+	values[2] = sn_column_array(&partitions);
+	values[3] = sn_column_array(&positions);
+	values[4] = TimestampTzGetDatum(batch->now);
+	sn_execute(&move_offsets, values, NULL);
+}
+
+/*
+ * Writes everything that the earlier steps decided.
+ */
+void
+sn_settle(SnBatch *batch)
+{
+	sn_key_block(batch);
+	settle_pending(batch);
+	settle_dead_letters(batch);
+	settle_replays(batch);
+	emit_notices(batch);
+	write_log(batch);
+	write_outbox(batch);
+	sn_claim_settle(batch);
+	sn_key_finish(batch);
+	move_positions(batch);
+}
