@@ -228,14 +228,14 @@ try_steps(SnBatch *batch, bool *split)
 
 		MemoryContextSwitchTo(batch->context);
 		error = CopyErrorData();
-		*split = error->sqlerrcode == SN_ERRCODE("SN030");
-		if (!*split && (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-						sn_stop_class(error->sqlerrcode) == false))
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(batch->context);
 		CurrentResourceOwner = owner;
+		*split = error->sqlerrcode == SN_ERRCODE("SN030");
+		if (!*split && (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+						sn_error_class(error->sqlerrcode, error->constraint_name) != SN_CLASS_STOP))
+			ReThrowError(error);
 		stop = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message);
 	}
 	PG_END_TRY();

@@ -7,7 +7,9 @@
  */
 #include "sentinai.h"
 
+#include "emit.h"
 #include "guc.h"
+#include "worker_type.h"
 
 PG_MODULE_MAGIC;
 
@@ -25,6 +27,8 @@ _PG_init(void)
 				 errhint("Add the line shared_preload_libraries = 'sentinai' to postgresql.conf and restart the server.")));
 
 	sn_guc_define();
+	sn_worker_type_init();
+	sn_emit_init();
 }
 
 /* version() returns text */

@@ -166,3 +166,283 @@ CREATE UNLOGGED TABLE sentinai.worker_instance (
 	last_check		timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (worker_type, instance_id)
 );
+
+-- The key under the header that marks what this database published itself (include/sentinai_wire.h). Made at the first
+-- worker_config(); dumped, since records that carry the mark outlive a restore.
+CREATE TABLE sentinai.emit_secret (
+	only_row	boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	secret		bytea NOT NULL
+);
+COMMENT ON TABLE sentinai.emit_secret IS
+	'The key of the HMAC in the header sentinai-emitted. One row, made when the first worker asks for its configuration.';
+COMMENT ON COLUMN sentinai.emit_secret.only_row IS 'Always true: there is one row.';
+COMMENT ON COLUMN sentinai.emit_secret.secret IS '32 random bytes.';
+SELECT pg_catalog.pg_extension_config_dump('sentinai.emit_secret', '');
+
+CREATE FUNCTION sentinai.config_changed() RETURNS trigger
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'sn_config_changed';
+COMMENT ON FUNCTION sentinai.config_changed() IS
+	'Statement trigger of the configuration tables: from COMMIT on every backend reads its cached configuration again.';
+
+CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.worker_type
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
+CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.worker_type_override
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
+CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.handler
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
+CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.event_type
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
+
+CREATE FUNCTION sentinai.handler_version(worker_type text) RETURNS bigint
+	LANGUAGE c VOLATILE STRICT
+	AS 'MODULE_PATHNAME', 'sn_handler_version';
+COMMENT ON FUNCTION sentinai.handler_version(text) IS
+	'The version of a worker type''s list of handlers, a hash over it: what a worker''s batch must carry. NULL for an unknown worker type.';
+
+-- The effective row of a worker type; raises SN002 where there is none.
+CREATE FUNCTION sentinai.worker_type_get(worker_type text) RETURNS sentinai.worker_type_effective
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+DECLARE
+	result	sentinai.worker_type_effective;
+BEGIN
+	SELECT * INTO result FROM sentinai.worker_type_effective w WHERE w.name = worker_type_get.worker_type;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN002',
+			MESSAGE = format('worker type "%s" is not known', worker_type),
+			DETAIL = format('Known are: %s.', (SELECT string_agg(w.name, ', ' ORDER BY w.name) FROM sentinai.worker_type w)),
+			HINT = 'worker_type_add(name, topic) makes one.';
+	END IF;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION sentinai.worker_type_get(text) IS
+	'The worker type of that name with its overrides. Raises SN002 (unknown_worker_type).';
+
+CREATE FUNCTION sentinai.worker_type_add(name text, topic text, group_id text DEFAULT NULL) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+BEGIN
+	IF name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'name of a worker type is not valid',
+			DETAIL = format('The name is %s.', quote_nullable(name)),
+			HINT = 'A name is a lower-case letter, followed by at most 62 lower-case letters, digits and underscores.';
+	ELSIF topic IS NULL OR topic !~ '^[A-Za-z0-9._-]{1,249}$' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'topic name is not valid',
+			DETAIL = format('The topic is %s.', quote_nullable(topic)),
+			HINT = 'Kafka allows letters, digits, dot, underscore and dash, at most 249 of them.';
+	ELSIF group_id = '' OR octet_length(group_id) > 255 THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'group_id has 1 to 255 bytes';
+	ELSIF EXISTS (SELECT FROM sentinai.worker_type w WHERE w.name = worker_type_add.name) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('worker type "%s" exists already', name);
+	ELSIF EXISTS (SELECT FROM sentinai.worker_type_effective w
+				   WHERE w.group_id = coalesce(worker_type_add.group_id, worker_type_add.name)) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('group "%s" belongs to another worker type', coalesce(group_id, name)),
+			HINT = 'Each worker type reads in a group of its own.';
+	END IF;
+	-- The first worker type of a topic owns it: somebody must refuse what can't be read.
+	INSERT INTO sentinai.worker_type (name, topic, group_id, owns_topic)
+		VALUES (name, topic, coalesce(group_id, name),
+				NOT EXISTS (SELECT FROM sentinai.worker_type_effective w
+							 WHERE w.topic = worker_type_add.topic AND w.owns_topic));
+END
+$$;
+COMMENT ON FUNCTION sentinai.worker_type_add(text, text, text) IS
+	'Adds a worker type that reads a topic of its own or an existing one. group_id: the consumer group, default the name. The first worker type of a topic owns it: it logs what arrives and refuses what can''t be read. Raises SN001 (bad name or topic), SN012 (exists already).';
+
+CREATE FUNCTION sentinai.worker_type_group(worker_type text, group_id text) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	type	sentinai.worker_type_effective := sentinai.worker_type_get(worker_type_group.worker_type);
+BEGIN
+	IF coalesce(worker_type_group.group_id, '') = '' OR octet_length(worker_type_group.group_id) > 255 THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'group_id has 1 to 255 bytes';
+	ELSIF EXISTS (SELECT FROM sentinai.worker_type_effective w
+				   WHERE w.group_id = worker_type_group.group_id AND w.name <> type.name) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('group "%s" belongs to another worker type', worker_type_group.group_id);
+	END IF;
+	INSERT INTO sentinai.worker_type_override AS o (name, group_id) VALUES (type.name, worker_type_group.group_id)
+		ON CONFLICT (name) DO UPDATE SET group_id = excluded.group_id;
+END
+$$;
+COMMENT ON FUNCTION sentinai.worker_type_group(text, text) IS
+	'Changes the consumer group of a worker type. Positions belong to a group: the new one begins at the broker''s commit, or at the start of the log. Stop its workers first. Raises SN001, SN002, SN012.';
+
+CREATE FUNCTION sentinai.worker_type_own(worker_type text) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	type	sentinai.worker_type_effective := sentinai.worker_type_get(worker_type_own.worker_type);
+BEGIN
+	INSERT INTO sentinai.worker_type_override AS o (name, owns_topic)
+		SELECT w.name, w.name = type.name FROM sentinai.worker_type w WHERE w.topic = type.topic
+		ON CONFLICT (name) DO UPDATE SET owns_topic = excluded.owns_topic;
+END
+$$;
+COMMENT ON FUNCTION sentinai.worker_type_own(text) IS
+	'Makes a worker type the owner of its topic: it logs what arrives and refuses what can''t be read; whoever owned the topic does so no longer. Raises SN002.';
+
+-- Finds f(sentinai.event[]) or f(sentinai.event) by its name.
+CREATE FUNCTION sentinai.handler_function(function text) RETURNS TABLE (oid oid, function_schema text, function_name text, set_based boolean)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	parts	text[];
+BEGIN
+	BEGIN
+		parts := parse_ident(handler_function.function);
+	EXCEPTION WHEN OTHERS THEN
+		parts := NULL;
+	END;
+	IF parts IS NULL OR cardinality(parts) <> 2 THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = 'handler is not named by schema and name',
+			DETAIL = format('The function is %s.', quote_nullable(handler_function.function)),
+			HINT = 'Write it as ''schema.name'', without arguments.';
+	END IF;
+	RETURN QUERY
+		SELECT p.oid, n.nspname::text, p.proname::text, p.proargtypes[0] = 'sentinai.event[]'::regtype
+		  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+		 WHERE n.nspname = parts[1] AND p.proname = parts[2] AND p.prokind = 'f' AND p.pronargs = 1
+		   AND p.proargtypes[0] IN ('sentinai.event'::regtype, 'sentinai.event[]'::regtype)
+		 ORDER BY 4 DESC LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = format('there is no handler function %s', handler_function.function),
+			HINT = format('CREATE FUNCTION %s(sentinai.event) RETURNS void, or (sentinai.event[]) to take a batch at once.', handler_function.function);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.handler_function(text) IS
+	'Finds a handler by schema and name: f(sentinai.event[]) where there is one, else f(sentinai.event). Raises SN009 (invalid_handler).';
+
+CREATE FUNCTION sentinai.handler_add(worker_type text, event_type text, function text,
+									 role_name text DEFAULT 'sentinai_handler', timeout_ms integer DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	type	sentinai.worker_type_effective := sentinai.worker_type_get(handler_add.worker_type);
+	found	record;
+BEGIN
+	SELECT * INTO found FROM sentinai.handler_function(handler_add.function);
+	IF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = handler_add.event_type) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN005',
+			MESSAGE = 'event type is not known',
+			DETAIL = format('The event type is %s.', quote_nullable(handler_add.event_type)),
+			HINT = 'event_type_add(event_type) makes one.';
+	ELSIF EXISTS (SELECT FROM sentinai.handler h WHERE h.worker_type = type.name AND h.event_type = handler_add.event_type AND h.builtin) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('worker type "%s" handles "%s" itself', type.name, handler_add.event_type),
+			HINT = 'Add a worker type of your own for the topic: worker_type_add(name, topic).';
+	ELSIF (SELECT p.prosecdef FROM pg_proc p WHERE p.oid = found.oid) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = format('handler %s is SECURITY DEFINER', handler_add.function),
+			HINT = 'A handler runs as its own role: give that role the rights it needs, and make the function SECURITY INVOKER.';
+	ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = handler_add.role_name AND NOT r.rolsuper) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = format('role "%s" can''t run a handler', handler_add.role_name),
+			DETAIL = 'It does not exist, or it is a superuser.';
+	ELSIF NOT has_schema_privilege(handler_add.role_name, found.function_schema, 'USAGE')
+	   OR NOT has_function_privilege(handler_add.role_name, found.oid, 'EXECUTE') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = format('role "%s" may not call %s', handler_add.role_name, handler_add.function),
+			HINT = format('GRANT USAGE ON SCHEMA %I TO %I; GRANT EXECUTE ON FUNCTION %s TO %I;', found.function_schema,
+						  handler_add.role_name, found.oid::regprocedure, handler_add.role_name);
+	END IF;
+	INSERT INTO sentinai.handler AS h (worker_type, event_type, function_schema, function_name, set_based, role_name, timeout_ms)
+		VALUES (type.name, handler_add.event_type, found.function_schema, found.function_name, found.set_based,
+				handler_add.role_name, handler_add.timeout_ms)
+		ON CONFLICT (worker_type, event_type) DO UPDATE
+			SET function_schema = excluded.function_schema, function_name = excluded.function_name,
+				set_based = excluded.set_based, role_name = excluded.role_name, timeout_ms = excluded.timeout_ms;
+END
+$$;
+COMMENT ON FUNCTION sentinai.handler_add(text, text, text, text, integer) IS
+	'Registers the function (''schema.name'') that handles an event type for a worker type, or replaces it. The function takes sentinai.event, or sentinai.event[] for a batch at once, and returns void; it runs as role_name under a timer of timeout_ms milliseconds (NULL: sentinai.handler_timeout). Running batches finish with the old list. Raises SN002, SN005, SN009 (invalid_handler), SN012 (built in).';
+
+CREATE FUNCTION sentinai.handler_remove(worker_type text, event_type text) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+	DELETE FROM sentinai.handler h
+		WHERE h.worker_type = handler_remove.worker_type AND h.event_type = handler_remove.event_type AND NOT h.builtin;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN011',
+			MESSAGE = format('worker type "%s" has no handler of yours for "%s"', handler_remove.worker_type, handler_remove.event_type);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.handler_remove(text, text) IS
+	'Removes a handler that handler_add() registered. Events of that type that wait in event_pending become dead letters of error_type handler_missing when they are due. Raises SN011 (not_found).';
+
+CREATE FUNCTION sentinai.worker_config(worker_type text, group_id text DEFAULT NULL)
+	RETURNS TABLE (topic text, group_id text, owns_topic boolean, display_name text, http_port integer,
+				   handler_version bigint, event_types text[], emit_secret bytea)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	type	sentinai.worker_type_effective := sentinai.worker_type_get($1);
+BEGIN
+	IF $2 <> type.group_id THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN003',
+			MESSAGE = format('group "%s" is not the group of worker type "%s"', $2, type.name),
+			DETAIL = format('Its group is "%s".', type.group_id),
+			HINT = format('SELECT sentinai.worker_type_group(%L, %L) changes it.', type.name, $2);
+	END IF;
+	INSERT INTO sentinai.emit_secret (secret)
+		SELECT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+		 WHERE NOT EXISTS (SELECT FROM sentinai.emit_secret)
+		ON CONFLICT DO NOTHING;
+	RETURN QUERY
+		SELECT type.topic, type.group_id, type.owns_topic,
+			   -- The runbook's class names; SLA keeps its capitals.
+			   replace(replace(initcap(replace(type.name, '_', ' ')), ' ', ''), 'Sla', 'SLA') || 'Worker',
+			   type.http_port, sentinai.handler_version(type.name),
+			   coalesce((SELECT array_agg(h.event_type::text ORDER BY h.event_type)
+						   FROM sentinai.handler h WHERE h.worker_type = type.name), '{}'),
+			   (SELECT s.secret FROM sentinai.emit_secret s);
+END
+$$;
+COMMENT ON FUNCTION sentinai.worker_config(text, text) IS
+	'What a worker process of that type needs to know: topic, group, whether it owns the topic, its name in the log, its HTTP port, the event types that it handles with the version of that list, and the key of the header sentinai-emitted. group_id: what the process was started with, checked against the row. Raises SN002 (unknown_worker_type), SN003 (group_mismatch).';

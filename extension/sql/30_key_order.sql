@@ -83,3 +83,41 @@ CREATE INDEX event_pending_parked ON sentinai.event_pending (tenant_id, exceptio
 	WHERE exception_id IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_pending', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_pending_id_seq', '');
+
+CREATE FUNCTION sentinai.key_release(tenant_id text, exception_id text, worker_type text) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	first_event		text;
+BEGIN
+	PERFORM FROM sentinai.key_state k WHERE (k.tenant_id, k.exception_id, k.worker_type) = ($1, $2, $3) FOR UPDATE;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	SELECT p.event_id INTO first_event FROM sentinai.event_pending p
+	 WHERE (p.tenant_id, p.exception_id, p.worker_type) = ($1, $2, $3) AND p.status <> 'parked'
+	 ORDER BY p.id LIMIT 1;
+	IF first_event IS NULL THEN
+		-- A part of the queue at a time: if one of it fails again, no more than that has to be parked again.
+		WITH next AS (
+			SELECT p.id FROM sentinai.event_pending p
+			 WHERE (p.tenant_id, p.exception_id, p.worker_type) = ($1, $2, $3) AND p.status = 'parked'
+			 ORDER BY p.id LIMIT 100
+		), released AS (
+			UPDATE sentinai.event_pending p SET status = 'released', next_attempt_at = clock_timestamp()
+			  FROM next WHERE p.id = next.id RETURNING p.id, p.event_id
+		)
+		SELECT r.event_id INTO first_event FROM released r ORDER BY r.id LIMIT 1;
+	END IF;
+	IF first_event IS NULL THEN
+		DELETE FROM sentinai.key_state k WHERE (k.tenant_id, k.exception_id, k.worker_type) = ($1, $2, $3);
+	ELSE
+		UPDATE sentinai.key_state k SET event_id = first_event, dlq_id = NULL
+		 WHERE (k.tenant_id, k.exception_id, k.worker_type) = ($1, $2, $3);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.key_release(text, text, text) IS
+	'Lets the events of an exception go on for a worker type: what is parked is released in its order, at most 100 at a time; an empty queue ends the key''s row. Does nothing while another event of the key is unfinished. Called when a batch or an operator has settled the event that the others waited for.';
