@@ -16,8 +16,10 @@
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+
+/* Partitions of event_processing_log, by number. */
+#define SN_GENERATION_TABLE "event_processing_log_g%d"
 
 typedef struct IdentityEntry
 {
@@ -42,11 +44,6 @@ typedef struct Generations
 } Generations;
 
 static Generations generations = {.state_number = -1};
-
-static SnStatement read_state = {
-	.sql = "SELECT state_number, newest, coalesce(previous_open, 0) FROM sentinai.dedupe_state",
-	.n_args = 0
-};
 
 static SnStatement read_generations = {
 	.sql = "SELECT generation FROM sentinai.dedupe_generation WHERE generation NOT IN ($1, $2) ORDER BY generation DESC",
@@ -131,8 +128,8 @@ lose(SnWork *work, int64 hash, bool hash_known)
 }
 
 /* Within one batch the first of an identity wins; due work comes before new records. */
-static void
-index_identities(SnBatch *batch)
+void
+sn_claim_index(SnBatch *batch)
 {
 	HASHCTL		ctl = {.keysize = sizeof(((IdentityEntry *) 0)->key),.entrysize = sizeof(IdentityEntry),
 	.hash = identity_hash,.match = identity_match,.hcxt = batch->context};
@@ -247,35 +244,15 @@ make_generations(int state_number, int newest, int previous_open)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * Reads the rotation's state and holds it: a shared lock with the state's number tells the rotation that a batch works by
- * it. Read again under the lock, until it is the same.
- */
+/* The statements for the rotation's state, which the transaction holds from now on. */
 static void
-hold_generations(void)
+use_generations(void)
 {
-	int			locked = -1;
+	SnGenerations state;
 
-	for (;;)
-	{
-		int			state_number;
-
-		if (sn_execute(&read_state, NULL, NULL) != 1)
-			ereport(ERROR,
-					(errcode(SN_ERRCODE("SN014")),
-					 errmsg("sentinai is not active in this database"),
-					 errhint("SELECT sentinai.activate()")));
-		state_number = sn_result_int32(0, 1);
-		if (state_number == locked)
-		{
-			if (state_number != generations.state_number)
-				make_generations(state_number, sn_result_int32(0, 2), sn_result_int32(0, 3));
-			return;
-		}
-		DirectFunctionCall2(pg_advisory_xact_lock_shared_int4, Int32GetDatum(SN_LOCK_GENERATION),
-							Int32GetDatum(state_number));
-		locked = state_number;
-	}
+	sn_generation_enter(&state);
+	if (state.state_number != generations.state_number)
+		make_generations(state.state_number, state.newest, state.previous_open);
 }
 
 /* Runs one of the lookups for the work that is still unclaimed, and settles what it finds. */
@@ -370,7 +347,7 @@ claim_works(SnBatch *batch, SnWork **works, int n)
 	int			n_all = n;
 
 	qsort(works, n, sizeof(SnWork *), compare_identity);
-	hold_generations();
+	use_generations();
 	if (generations.look_up.sql != NULL)
 		run_look_up(batch, &generations.look_up, works, n);
 	n = n_all = keep_todo(works, n, false);
@@ -401,7 +378,7 @@ sn_claim(SnBatch *batch)
 	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
 	int			n = 0;
 
-	index_identities(batch);
+	sn_claim_index(batch);
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork	   *work = batch->work[i];

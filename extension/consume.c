@@ -25,7 +25,6 @@
 #include "executor/spi.h"
 #include "guc.h"
 #include "miscadmin.h"
-#include "retry.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
@@ -290,7 +289,7 @@ consume(FunctionCallInfo fcinfo, const char *worker_type, const char *group_id, 
 static Datum
 guarded_consume(FunctionCallInfo fcinfo, const char *worker_type, const char *group_id, const char *data, int len)
 {
-	Datum		answer = (Datum) 0;
+	volatile Datum answer = (Datum) 0;
 
 	if (in_consume)
 		ereport(ERROR,

@@ -15,6 +15,7 @@
 
 #include "dead_letter.h"
 #include "event.h"
+#include "retry.h"
 #include "worker_type.h"
 
 typedef struct SnSpan
@@ -193,6 +194,7 @@ extern bytea *sn_emit_secret(void);
 
 /* claim.c */
 extern void sn_claim(SnBatch *batch);
+extern void sn_claim_index(SnBatch *batch);
 extern SnWork *sn_work_by_identity(SnBatch *batch, const char *tenant_id, const char *event_id);
 extern void sn_claim_settle(SnBatch *batch);
 

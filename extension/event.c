@@ -456,7 +456,7 @@ sn_tenant_id_valid(const char *text)
 }
 
 static void
-identity_fill(const sn_envelope *envelope, SnEvent *out)
+identity_fill(const sn_envelope *envelope, const char *tenant, SnEvent *out)
 {
 	out->event_id = field_usable(&envelope->event_id);
 	out->event_id_given = out->event_id != NULL;
@@ -464,6 +464,8 @@ identity_fill(const sn_envelope *envelope, SnEvent *out)
 	out->tenant_id = field_usable(&envelope->tenant_id);
 	if (out->tenant_id != NULL && !sn_tenant_id_valid(out->tenant_id))
 		out->tenant_id = NULL;
+	if (tenant != NULL && field_absent(&envelope->tenant_id))
+		out->tenant_id = pstrdup(tenant);
 	out->exception_id = field_usable(&envelope->exception_id);
 	out->correlation_id = field_usable(&envelope->correlation_id);
 	if (out->correlation_id == NULL && field_absent(&envelope->correlation_id))
@@ -493,7 +495,7 @@ tenant_check(const sn_field *field, const char *usable, SnEventError *err)
 		return refuse(err, pstrdup("field \"tenant_id\" is not a tenant id"),
 					  psprintf("A tenant id has 1 to %d characters, each a letter or digit of ASCII or one of _ . -",
 							   SN_TENANT_ID_MAX));
-	return text_check("tenant_id", field, usable, true, err);
+	return text_check("tenant_id", field, usable, usable == NULL, err);
 }
 
 /* Exactly "count" digits at *p, which moves behind them; -1 where they aren't there. */
@@ -725,7 +727,8 @@ envelope_scan(const char *value, int len, sn_envelope *envelope)
 }
 
 bool
-sn_event_parse(const char *value, int len, TimestampTz record_ts, SnEvent *out, SnEventError *err)
+sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out,
+			   SnEventError *err)
 {
 	sn_envelope envelope;
 	bool trimmable = false;
@@ -746,7 +749,7 @@ sn_event_parse(const char *value, int len, TimestampTz record_ts, SnEvent *out, 
 	MemoryContextReset(scratch);
 
 	envelope_scan(value, len, &envelope);
-	identity_fill(&envelope, out);
+	identity_fill(&envelope, tenant, out);
 	if (envelope.error.code != SN_JSON_OK)
 		return refuse_text(err, &envelope.error, len);
 
@@ -831,7 +834,7 @@ sn_event_parse_sql(PG_FUNCTION_ARGS)
 	value = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
 	ts = PG_ARGISNULL(1) ? GetCurrentTransactionStartTimestamp() : PG_GETARG_TIMESTAMPTZ(1);
 	ok = sn_event_parse(value != NULL ? VARDATA_ANY(value) : NULL, value != NULL ? VARSIZE_ANY_EXHDR(value) : 0, ts,
-						&event, &err);
+						NULL, &event, &err);
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(event_tuple(BlessTupleDesc(desc), ok, &event, &err)));
 }
 

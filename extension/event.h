@@ -42,12 +42,14 @@ typedef struct SnEventError
 } SnEventError;
 
 /*
- * Parses value[0 .. len), NULL for a tombstone.  Never throws because of what
+ * Parses value[0 .. len), NULL for a tombstone.  An event that names no tenant
+ * is tenant's; NULL: the event must name one.  Never throws because of what
  * the bytes are.  False: *err says why, and *out has what is usable all the
  * same, for the dead letter to show (NULL, (Datum) 0 for the rest, the payload
  * included).
  */
-extern bool sn_event_parse(const char *value, int len, TimestampTz record_ts, SnEvent *out, SnEventError *err);
+extern bool sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out,
+						   SnEventError *err);
 
 /* Whether a text is a tenant id by its form: ^[A-Za-z0-9_.-]{1,64}$ */
 extern bool sn_tenant_id_valid(const char *text);

@@ -15,16 +15,13 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/async.h"
 #include "consume.h"
 #include "emit.h"
 #include "executor/spi.h"
-#include "funcapi.h"
 #include "guc.h"
 #include "handle.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
-#include "retry.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "storage/latch.h"
@@ -68,6 +65,7 @@ typedef struct Slice
 	SnWork	  **works;
 	int			n;
 	int			calling;		/* index of the event that a plain handler is at, -1: not known */
+	int			n_emitted;		/* by the last run, also one that was rolled back */
 } Slice;
 
 static void
@@ -77,12 +75,6 @@ on_handler_timeout(void)
 	InterruptPending = true;
 	QueryCancelPending = true;
 	SetLatch(MyLatch);
-}
-
-void
-sn_handle_init(void)
-{
-	handler_timeout = MAX_TIMEOUTS;
 }
 
 static void
@@ -449,6 +441,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 	PG_TRY();
 	{
 		run_waves(slice);
+		slice->n_emitted = list_length(slice->batch->emits);
 		*named = sn_emit_any_failed(slice->works, slice->n);
 		if (*named || !keep)
 			RollbackAndReleaseCurrentSubTransaction();
@@ -546,7 +539,7 @@ cut_slice(Slice *slice)
 static void
 run_slice(SnBatch *batch, SnWork **works, int n)
 {
-	Slice		slice = {batch, works, n, -1};
+	Slice		slice = {batch, works, n, -1, 0};
 	int			reruns = 0;
 
 	for (;;)
@@ -609,4 +602,72 @@ sn_handle(SnBatch *batch)
 		return;
 	run_slice(batch, works, n);
 	clean_session();
+}
+
+/* What a rehearsal refuses before a handler is called: the part of the screen that one event needs. */
+static bool
+prepare_rehearsal(SnBatch *batch, SnWork *work, SnRehearsal *rehearsal)
+{
+	SnEventError error;
+	SnEventTypeEntry *type;
+
+	if (!sn_event_parse(rehearsal->value, rehearsal->len, rehearsal->record_ts == 0 ? batch->now : rehearsal->record_ts,
+						rehearsal->tenant_id, &work->event, &error))
+	{
+		work->failure = (SnFailure) {.error_type = error.error_type,.message = error.message,.detail = error.detail,.sqlstate = "SN006"};
+		return false;
+	}
+	if (rehearsal->tenant_id != NULL)
+		work->event.tenant_id = pstrdup(rehearsal->tenant_id);
+	if (rehearsal->event_id != NULL)
+		work->event.event_id = pstrdup(rehearsal->event_id);
+	if (rehearsal->event_timestamp != 0)
+		work->event.timestamp = rehearsal->event_timestamp;
+	type = sn_event_type_get(batch->worker_type, work->event.event_type);
+	if (work->event.event_id == NULL || type == NULL || type->handler == NULL)
+	{
+		work->failure = (SnFailure) {
+			.error_type = type == NULL ? "unknown_event_type" : "handler_missing",
+			.message = type == NULL ? "event type is not known" : "event type has no handler",.sqlstate = "SN005"
+		};
+		return false;
+	}
+	work->handler = type->handler;
+	return true;
+}
+
+/*
+ * See handle.h.
+ */
+void
+sn_handle_rehearse(SnRehearsal *rehearsal)
+{
+	SnBatch    *batch = palloc0(sizeof(SnBatch));
+	SnWork	   *work;
+	SnFailure	failure = {0};
+	bool		named = false;
+
+	batch->context = CurrentMemoryContext;
+	batch->now = GetCurrentTimestamp();
+	batch->worker_type = sn_worker_type_get(rehearsal->worker_type);
+	if (batch->worker_type == NULL)
+		ereport(ERROR,
+				(errcode(SN_ERRCODE("SN002")),
+				 errmsg("worker type \"%s\" is not known", rehearsal->worker_type)));
+	work = sn_batch_add_work(batch);
+	rehearsal->ok = prepare_rehearsal(batch, work, rehearsal);
+	if (rehearsal->ok)
+	{
+		Slice		slice = {batch, batch->work, 1, -1, 0};
+
+		sn_claim_index(batch);
+		rehearsal->ok = try_slice(&slice, &failure, &named, false) && !named;
+		if (!rehearsal->ok && !named)
+			work->failure = failure;
+		rehearsal->n_emitted = slice.n_emitted;
+	}
+	rehearsal->error_type = work->failure.error_type;
+	rehearsal->error_message = work->failure.message;
+	rehearsal->error_detail = work->failure.detail;
+	strlcpy(rehearsal->sqlstate, work->failure.sqlstate, sizeof(rehearsal->sqlstate));
 }

@@ -34,6 +34,4 @@ typedef struct SnRehearsal
  */
 extern void sn_handle_rehearse(SnRehearsal *rehearsal);
 
-extern void sn_handle_init(void);
-
 #endif							/* SN_HANDLE_H */

@@ -17,6 +17,7 @@
 #include "sentinai_wire.h"
 #include "spi.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
