@@ -7,7 +7,6 @@
  */
 #include "sentinai.h"
 
-#include "emit.h"
 #include "guc.h"
 #include "worker_type.h"
 
@@ -28,7 +27,6 @@ _PG_init(void)
 
 	sn_guc_define();
 	sn_worker_type_init();
-	sn_emit_init();
 }
 
 /* version() returns text */
