@@ -14,6 +14,7 @@ ISOLATION =
 
 # test/t/NNN_NAME.pl
 TAP = \
+	010_upgrade \
 	210_docs
 
 # Names that are no subject of extension/sql, and may still name a test
@@ -21,7 +22,8 @@ GENERAL = \
 	catalog \
 	docs \
 	json \
-	runbook
+	runbook \
+	upgrade
 
 print-%:
 	@echo $($*)
