@@ -15,6 +15,7 @@ ISOLATION =
 # test/t/NNN_NAME.pl
 TAP = \
 	010_upgrade \
+	200_runbook \
 	210_docs
 
 # Names that are no subject of extension/sql, and may still name a test

@@ -34,7 +34,7 @@ sub run_block
 
 	if ($block->{language} eq 'psql')
 	{
-		is(session_of($t, $block, $database), $block->{text}, "$block->{place}: answers as it says");
+		is(session_of($t, $block, $database), as_on_a_page($block->{text}), "$block->{place}: answers as it says");
 	}
 	elsif ($block->{error})
 	{
@@ -53,28 +53,37 @@ sub run_block
 sub session_of
 {
 	my ($t, $block, $database) = @_;
-	my (@statements, $shown);
+	my @statements;
 
 	for my $line (split /^/, $block->{text})
 	{
-		if ($line =~ /^\w+=[#>] (.*)/s) { push @statements, { prompt => $line, sql => $1 } }
-		elsif ($line =~ /^\w+[-(\$'][#>] (.*)/s) { $statements[-1]{prompt} .= $line; $statements[-1]{sql} .= $1 }
+		if ($line =~ /^\w+=[#>] (.*)/s)
+		{
+			push @statements, { shown => $line, sql => $1 };
+		}
+		elsif ($line =~ /^\w+[-('"\$][#>] (.*)/s)
+		{
+			$statements[-1]{shown} .= $line;
+			$statements[-1]{sql} .= $1;
+		}
 	}
-	my $script = join '', map { "$_->{sql}\\echo -- that was it\n" } @statements;
-	my ($status, $out, $err) = Sentinai::Test::capture({ input => "\\set ON_ERROR_STOP 0\n$script" },
-		'sh', '-c', '"$@" 2>&1', 'sh', $t->psql_command(database => $database));
-	$out =~ s/^psql:<stdin>:\d+: //mg;
+	my $script = join '', "\\set QUIET off\n", map { "$_->{sql}\\warn -- that was it\n" } @statements;
+	# One stream, unbuffered on psql's side at each answer, so that errors stand where they came.
+	my ($status, $out) = Sentinai::Test::capture({ input => $script },
+		'sh', '-c', 'exec "$@" 2>&1', 'sh', $t->psql_command(database => $database));
 	my @answers = split /^-- that was it\n/m, $out, -1;
-	for my $i (0 .. $#statements)
-	{
-		my $answer = $answers[$i] // "(nothing)\n";
-		$shown .= $statements[$i]{prompt} . $answer;
-	}
-	# As on a page: no blanks at a line's end, and one empty line at most.
-	$shown =~ s/[ \t]+$//mg;
-	$shown =~ s/\n{2,}/\n\n/g;
-	$shown =~ s/\n+\z/\n/;
-	return $shown;
+	return as_on_a_page(join '', map { $statements[$_]{shown} . ($answers[$_] // "(nothing)\n") } 0 .. $#statements);
+}
+
+# No blanks at a line's end, one empty line at most, none at the end.
+sub as_on_a_page
+{
+	my ($text) = @_;
+
+	$text =~ s/[ \t]+$//mg;
+	$text =~ s/\n{2,}/\n\n/g;
+	$text =~ s/\n+\z/\n/;
+	return $text;
 }
 
 sub blocks_of
@@ -99,9 +108,10 @@ sub blocks_of
 		{
 			$block = {
 				place => "$page:$number", language => $2, text => '', indent => $1,
-				hidden => $line =~ /^<!--/, skip => $3 =~ /\bno-run\b/, error => $3 =~ /\berror=(\w{5})\b/ && $1,
 			};
-			$block->{error} = $3 =~ /\berror=(\w{5})\b/ ? $1 : undef;
+			$block->{hidden} = $line =~ /^<!--/;
+			$block->{skip} = $line =~ /\bno-run\b/;
+			($block->{error}) = $line =~ /\berror=(\w{5})\b/;
 		}
 	}
 	die "$page: the block of $block->{place} has no end\n" if $block;
