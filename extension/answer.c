@@ -180,6 +180,7 @@ sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, 
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != ANSWER_COLUMNS)
 		elog(ERROR, "consume() does not return sentinai.consume_result");
+	counts[NEXT_DUE_MS] = SN_MAX_NEXT_DUE_MS;
 	if (done)
 	{
 		for (int i = 0; i < batch->n_work; i++)

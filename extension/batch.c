@@ -150,7 +150,8 @@ sn_batch_decode(SnBatch *batch, const char *data, int len)
 	if (magic.len != SN_WIRE_MAGIC_LEN || memcmp(magic.data, SN_WIRE_MAGIC, SN_WIRE_MAGIC_LEN) != 0)
 		invalid_batch("It does not begin with the format's mark.");
 	batch->handler_version = (int64) read_int(&reader, 8);
-	batch->max_events = Max(read_count(&reader, SN_WIRE_MAX_RECORDS, "events at the most"), 1);
+	batch->max_events = read_count(&reader, SN_WIRE_MAX_RECORDS, "events at the most");
+	batch->max_events = Max(batch->max_events, 1);
 	batch->n_partitions = read_count(&reader, SN_WIRE_MAX_PARTITIONS, "partitions");
 	batch->partitions = palloc0(Max(batch->n_partitions, 1) * sizeof(SnPartition));
 	for (int i = 0; i < batch->n_partitions; i++)

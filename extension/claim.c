@@ -51,7 +51,7 @@ static SnStatement read_generations = {
 };
 
 static SnStatement look_up_all = {
-	.sql = "SELECT u.i, l.hash FROM pg_catalog.unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
+	.sql = "SELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
 	" JOIN sentinai.event_processing_log l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
 	" AND l.worker_type = $4",
 	.n_args = 4,.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
@@ -66,7 +66,7 @@ static SnStatement update_claims = {
 	.sql = "UPDATE sentinai.event_processing_log l SET status = u.status, retry_count = u.retry_count,"
 	" processed_at = $8, last_attempt_at = CASE WHEN u.attempted THEN $8 ELSE l.last_attempt_at END,"
 	" error_type = u.error_type, error_message = u.error_message"
-	" FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7)"
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7)"
 	" AS u(tenant_id, event_id, status, retry_count, attempted, error_type, error_message)"
 	" WHERE l.tenant_id = u.tenant_id AND l.event_id = u.event_id AND l.worker_type = $9 AND NOT l.shadow",
 	.n_args = 9,.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID,
@@ -185,7 +185,7 @@ make_insert(SnStatement *statement, int generation, bool shadow)
 	statement->sql = psprintf("INSERT INTO sentinai." SN_GENERATION_TABLE " (generation, tenant_id, event_id, worker_type,"
 							  " exception_id, event_type, status, hash, shadow, processed_at, last_attempt_at)"
 							  " SELECT %d, u.tenant_id, u.event_id, $6, u.exception_id, u.event_type, 'succeeded', u.hash, %s, $7, $7"
-							  " FROM pg_catalog.unnest($1, $2, $3, $4, $5) AS u(tenant_id, event_id, exception_id, event_type, hash)"
+							  " FROM unnest($1, $2, $3, $4, $5) AS u(tenant_id, event_id, exception_id, event_type, hash)"
 							  " ON CONFLICT DO NOTHING RETURNING tenant_id, event_id",
 							  generation, generation, shadow ? "true" : "false");
 	statement->n_args = lengthof(types);
@@ -206,7 +206,7 @@ make_look_up(SnStatement *statement)
 		return;
 	initStringInfo(&sql);
 	for (int row = 0; row < n; row++)
-		appendStringInfo(&sql, "%sSELECT u.i, l.hash FROM pg_catalog.unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
+		appendStringInfo(&sql, "%sSELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
 						 " JOIN sentinai." SN_GENERATION_TABLE " l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
 						 " AND l.worker_type = $4", row == 0 ? "" : " UNION ALL ", sn_result_int32(row, 1));
 	statement->sql = sql.data;

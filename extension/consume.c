@@ -58,7 +58,7 @@ static const struct
 static bool in_consume = false;
 
 static SnStatement lock_partitions = {
-	.sql = "SELECT u.i, k.next_offset, k.epoch FROM pg_catalog.unnest($2, $3, $4) AS u(i, topic, partition)"
+	.sql = "SELECT u.i, k.next_offset, k.epoch FROM unnest($2, $3, $4) AS u(i, topic, partition)"
 	" JOIN sentinai.kafka_offset k ON k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition"
 	" FOR UPDATE OF k",
 	.n_args = 4,.args = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID}

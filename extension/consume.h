@@ -198,6 +198,9 @@ extern void sn_claim_index(SnBatch *batch);
 extern SnWork *sn_work_by_identity(SnBatch *batch, const char *tenant_id, const char *event_id);
 extern void sn_claim_settle(SnBatch *batch);
 
+/* The worker is asked to come back after this many milliseconds at the latest: other sessions make work due, too. */
+#define SN_MAX_NEXT_DUE_MS 1000
+
 /* pending.c */
 extern void sn_pending_due(SnBatch *batch);
 extern bool sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at);

@@ -8,13 +8,16 @@
  * What stands behind a failed event of the same key is parked. What handlers may call (emit, fail) lives in emit.c; what
  * becomes of failures is settle.c's.
  *
- * Handlers run as their row's role, in a security-restricted operation, with the session's own settings, under a timer.
+ * Handlers run as their row's role, with the session's own settings, under a timer. What they leave in the session (settings,
+ * advisory locks, LISTENs, temporary tables) is undone after the batch. They can't run as a security-restricted operation,
+ * which would do some of that, since that forbids deferred constraints.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/async.h"
 #include "consume.h"
 #include "emit.h"
 #include "executor/spi.h"
@@ -28,6 +31,7 @@
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -56,6 +60,19 @@ static SnStatement read_deferred_constraints = {
 	.sql = "SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', ')"
 	" FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace"
 	" WHERE c.condeferred AND n.nspname !~ '^pg_toast|^pg_temp'",
+	.n_args = 0
+};
+
+static SnStatement read_temporary_tables = {
+	.sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c"
+	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+	" WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p')"
+	" AND c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1)",
+	.n_args = 1,.args = {TEXTOID}
+};
+
+static SnStatement read_channels = {
+	.sql = "SELECT FROM pg_catalog.pg_listening_channels() LIMIT 1",
 	.n_args = 0
 };
 
@@ -192,6 +209,7 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 	Oid			user;
 	int			security;
 	int			nest_level = NewGUCNestLevel();
+	MemoryContext caller = CurrentMemoryContext;
 	Datum		argument = handler_argument(handler, works, n);
 	int			rc;
 
@@ -200,7 +218,7 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 						  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(handler_role(handler),
-						   security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+						   security | SECURITY_LOCAL_USERID_CHANGE);
 	start_timer(handler);
 	prepare_handler(handler);
 	rc = SPI_execute_plan(handler->plan, &argument, NULL, false, 0);
@@ -208,6 +226,7 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 		elog(ERROR, "could not call the handler: %s", SPI_result_code_string(rc));
 	SPI_freetuptable(SPI_tuptable);
 	check_timer();
+	MemoryContextSwitchTo(caller);
 	SetUserIdAndSecContext(user, security);
 	AtEOXact_GUC(false, nest_level);
 }
@@ -358,7 +377,7 @@ describe_error(ErrorData *error, SnFailure *failure)
 
 	failure->step = "handle";
 	failure->error_type = timed_out ? "timeout" : sn_condition_name(error->sqlerrcode);
-	failure->message = error->message == NULL ? "" : error->message;
+	failure->message = timed_out ? "handler has run out of time" : error->message == NULL ? "" : error->message;
 	failure->detail = error->detail != NULL ? error->detail : error->context;
 	strlcpy(failure->sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure->sqlstate));
 	failure->error_class = timed_out ? SN_CLASS_RETRY : sn_error_class(error->sqlerrcode, error->constraint_name);
@@ -577,13 +596,37 @@ run_slice(SnBatch *batch, SnWork **works, int n)
 	}
 }
 
-/* What a handler may leave in the session: its session-level advisory locks. Temporary tables, LISTEN and prepared
- * statements are refused in a security-restricted operation already. */
+/* Temporary tables of the handlers' roles; those of a person who calls consume() by hand stay. */
 static void
-clean_session(void)
+drop_temporary_tables(SnBatch *batch)
 {
-	if (!IsTransactionBlock())
-		LockReleaseSession(USER_LOCKMETHOD);
+	if (!OidIsValid(DatumGetObjectId(OidFunctionCall0(F_PG_MY_TEMP_SCHEMA))))
+		return;
+	for (SnHandler *handler = batch->worker_type->handlers; handler != NULL; handler = handler->next)
+	{
+		Datum		role = CStringGetTextDatum(handler->role_name);
+		uint64		n = sn_execute(&read_temporary_tables, &role, NULL);
+		SPITupleTable *rows = SPI_tuptable;
+
+		for (int row = 0; row < n; row++)
+			SPI_execute(psprintf("DROP TABLE IF EXISTS %s CASCADE", SPI_getvalue(rows->vals[row], rows->tupdesc, 1)),
+						false, 0);
+	}
+}
+
+/*
+ * Undoes what handlers may have left in the session. In a transaction block the session is a person's, who may hold locks
+ * of his own.
+ */
+static void
+clean_session(SnBatch *batch)
+{
+	drop_temporary_tables(batch);
+	if (IsTransactionBlock())
+		return;
+	LockReleaseSession(USER_LOCKMETHOD);
+	if (sn_execute(&read_channels, NULL, NULL) == 0)
+		Async_UnlistenAll();
 }
 
 /*
@@ -601,7 +644,7 @@ sn_handle(SnBatch *batch)
 	if (n == 0)
 		return;
 	run_slice(batch, works, n);
-	clean_session();
+	clean_session(batch);
 }
 
 /* What a rehearsal refuses before a handler is called: the part of the screen that one event needs. */

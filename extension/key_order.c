@@ -28,7 +28,7 @@ typedef struct KeyEntry
 
 static SnStatement lock_keys = {
 	.sql = "SELECT u.i, k.topic, k.partition, k.event_id, k.dlq_id"
-	" FROM pg_catalog.unnest($1, $2, $3) AS u(i, tenant_id, exception_id)"
+	" FROM unnest($1, $2, $3) AS u(i, tenant_id, exception_id)"
 	" JOIN sentinai.key_state k ON k.tenant_id = u.tenant_id AND k.exception_id = u.exception_id AND k.worker_type = $4"
 	" FOR UPDATE OF k",
 	.n_args = 4,.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}

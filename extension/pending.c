@@ -19,9 +19,6 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
-/* The worker is asked to come back after this many milliseconds at the latest: other sessions make work due, too. */
-#define MAX_NEXT_DUE_MS 1000
-
 /* Due work may always take this share of a call, so that a full topic can't starve it. */
 #define DUE_SHARE 4
 
@@ -37,7 +34,7 @@ static SnStatement read_due = {
 };
 
 static SnStatement read_next_due = {
-	.sql = "SELECT min(d.next_attempt_at) FROM pg_catalog.unnest($2, $3) AS u(topic, partition),"
+	.sql = "SELECT min(d.next_attempt_at) FROM unnest($2, $3) AS u(topic, partition),"
 	" LATERAL (SELECT p.next_attempt_at FROM sentinai.event_pending p"
 	"  WHERE p.worker_type = $1 AND p.topic = u.topic AND p.partition = u.partition AND p.status <> 'parked'"
 	"  ORDER BY p.next_attempt_at LIMIT 1) d",
@@ -282,7 +279,7 @@ sn_pending_done(SnWork *work)
 		sn_execute(&delete_pending, &value, NULL);
 }
 
-/* Milliseconds until the next work of the batch's partitions is due, at most MAX_NEXT_DUE_MS. */
+/* Milliseconds until the next work of the batch's partitions is due, at most SN_MAX_NEXT_DUE_MS. */
 int
 sn_pending_next_due_ms(SnBatch *batch)
 {
@@ -302,7 +299,7 @@ sn_pending_next_due_ms(SnBatch *batch)
 	values[2] = sn_column_array(&partitions);
 	sn_execute(&read_next_due, values, NULL);
 	next = sn_result_time(0, 1);
-	if (next == 0 || next > batch->now + MAX_NEXT_DUE_MS * INT64CONST(1000))
-		return MAX_NEXT_DUE_MS;
+	if (next == 0 || next > batch->now + SN_MAX_NEXT_DUE_MS * INT64CONST(1000))
+		return SN_MAX_NEXT_DUE_MS;
 	return (int) (Max(next - GetCurrentTimestamp(), 0) / 1000);
 }

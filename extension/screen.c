@@ -39,7 +39,7 @@ static SnStatement read_topic = {
 };
 
 static SnStatement read_tenants = {
-	.sql = "SELECT t.tenant_id, t.status FROM pg_catalog.unnest($1) AS u(tenant_id) JOIN sentinai.tenant t USING (tenant_id)",
+	.sql = "SELECT t.tenant_id, t.status FROM unnest($1) AS u(tenant_id) JOIN sentinai.tenant t USING (tenant_id)",
 	.n_args = 1,.args = {TEXTARRAYOID}
 };
 

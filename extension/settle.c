@@ -35,7 +35,7 @@ static const Oid log_types[LOG_COLUMNS] = {
 static SnStatement insert_log = {
 	.sql = "INSERT INTO sentinai.event_log (tenant_id, event_id, event_type, exception_id, \"timestamp\", correlation_id,"
 	" payload, metadata, version, topic, partition, kafka_offset, created_at)"
-	" SELECT u.*, $13 FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u",
+	" SELECT u.*, $13 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u",
 	.n_args = 13,
 	.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
 	JSONBARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
@@ -43,7 +43,7 @@ static SnStatement insert_log = {
 
 static SnStatement move_offsets = {
 	.sql = "UPDATE sentinai.kafka_offset k SET next_offset = u.position, updated_at = $5"
-	" FROM pg_catalog.unnest($2, $3, $4) AS u(topic, partition, position)"
+	" FROM unnest($2, $3, $4) AS u(topic, partition, position)"
 	" WHERE k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition AND k.next_offset < u.position",
 	.n_args = 5,.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
 };
@@ -176,8 +176,9 @@ emit_notices(SnBatch *batch)
 			is_notice(work->event.event_type) || sn_event_type_get(batch->worker_type, work->event.event_type) == NULL)
 			continue;
 		sn_emit_add(batch, work, retrying ? "RetryScheduled" : "DeadLettered", notice_payload(batch, work), NULL, NULL,
-					psprintf("%s:%s", batch->worker_type->name, retrying ? "retry" : "dead"),
-					retrying ? work->retry_count : (int) (work->dlq_id % 1000000000));
+					psprintf("%s:%s:%d:" INT64_FORMAT, batch->worker_type->name, retrying ? "retry" : "dead",
+							 work->origin_partition, work->origin_offset),
+					work->retry_count);
 	}
 }
 

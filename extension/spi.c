@@ -29,11 +29,12 @@ sn_type_oid(const char *name)
 
 /*
  * Runs a statement in the caller's SPI connection and returns the number of rows. The result stands in SPI_tuptable
- * until the next call.
+ * until the next call. Unlike SPI itself it leaves the caller in his memory context.
  */
 uint64
 sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int			rc;
 
 	if (statement->plan == NULL)
@@ -46,6 +47,7 @@ sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 		statement->plan = plan;
 	}
 	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	MemoryContextSwitchTo(caller);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
 	return SPI_processed;
