@@ -520,8 +520,8 @@ prepare(Db *db, const DbStatement *statement)
 	return true;
 }
 
-PGresult *
-db_call(Db *db, const DbStatement *statement, const DbParam *params)
+static PGresult *
+call_prepared(Db *db, const DbStatement *statement, const DbParam *params, int result_format)
 {
 	Arguments arguments;
 
@@ -534,7 +534,19 @@ db_call(Db *db, const DbStatement *statement, const DbParam *params)
 		return NULL;
 	pack(&arguments, statement->n_params, params);
 	return finish_call(db, PQsendQueryPrepared(db->conn, statement->name, statement->n_params, arguments.values,
-											   arguments.lengths, arguments.formats, 0));
+											   arguments.lengths, arguments.formats, result_format));
+}
+
+PGresult *
+db_call(Db *db, const DbStatement *statement, const DbParam *params)
+{
+	return call_prepared(db, statement, params, 0);
+}
+
+PGresult *
+db_call_binary(Db *db, const DbStatement *statement, const DbParam *params)
+{
+	return call_prepared(db, statement, params, 1);
 }
 
 PGresult *

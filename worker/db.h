@@ -91,6 +91,8 @@ extern int db_session(const Db *db);
  * result is the caller's (PQclear). When the phase reaches PHASE_ABORTING the statement is cancelled.
  */
 extern PGresult *db_call(Db *db, const DbStatement *statement, const DbParam *params);
+/* The same, with a result of binary values: read them by column. */
+extern PGresult *db_call_binary(Db *db, const DbStatement *statement, const DbParam *params);
 /* The same without preparing, for --check and the like: text parameters, any SQL. */
 extern PGresult *db_query(Db *db, const char *sql, int n_params, const DbParam *params);
 

@@ -64,7 +64,7 @@ static const struct
 						"Topics whose outbox rows wait because Kafka refused one."},
 	[PUBLISHER_ACTIVE] = {"sentinai_publisher_active", "gauge",
 						  "1 in the one worker of a database that publishes its outbox."},
-	[CONNECTION_UP] = {"sentinai_connection_up", "gauge", "1 while a pump's connection stands."},
+	[CONNECTION_UP] = {"sentinai_connection_up", "gauge", "1 while the database, or a broker, can be reached."},
 	[BUILD_INFO] = {"sentinai_build_info", "gauge", "Version of this worker; always 1."},
 };
 
@@ -522,14 +522,13 @@ metrics_dlq_end(Metrics *m, bool known)
 }
 
 void
-metrics_set_connection(Metrics *m, const char *to, const char *pump, bool up)
+metrics_set_connection(Metrics *m, const char *to, bool up)
 {
 	Text labels = {0};
 
 	pthread_mutex_lock(&m->mutex);
 	text_add_label(&labels, "worker_type", m->worker_type);
 	text_add_label(&labels, "to", to);
-	text_add_label(&labels, "pump", pump);
 	series_get(m, CONNECTION_UP, &labels)->value = up;
 	pthread_mutex_unlock(&m->mutex);
 }

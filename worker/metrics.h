@@ -39,8 +39,8 @@ extern void metrics_dlq_begin(Metrics *m);
 extern void metrics_dlq_size(Metrics *m, const char *tenant_id, int64_t size);
 extern void metrics_dlq_end(Metrics *m, bool known);
 
-/* 1 or 0 for a connection, e.g. ("database", "publish"). */
-extern void metrics_set_connection(Metrics *m, const char *to, const char *pump, bool up);
+/* 1 or 0 for the connections to "database" or "broker". */
+extern void metrics_set_connection(Metrics *m, const char *to, bool up);
 
 /* The text; the caller frees it. */
 extern char *metrics_render(Metrics *m);

@@ -110,6 +110,7 @@ typedef struct Worker
 	atomic_bool broker_up;			/* a broker answers */
 	atomic_int connections_down;	/* Dbs that want to be connected and aren't */
 	atomic_int connections_up;
+	atomic_bool assigned;			/* the group has given us our partitions once, maybe none; /readyz */
 	atomic_int partitions_assigned; /* for health and heartbeat */
 	atomic_int partitions_active;
 

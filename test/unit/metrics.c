@@ -179,9 +179,9 @@ test_gauges(void **state)
 	has(m, "sentinai_outbox_blocked_topics{worker_type=\"intake\"} 1");
 	metrics_publish_failure(m, "bad");
 	has(m, "sentinai_outbox_failures_total{worker_type=\"intake\",topic=\"bad\"} 1");
-	metrics_set_connection(m, "database", "publish", true);
-	metrics_set_connection(m, "database", "publish", false);
-	has(m, "sentinai_connection_up{worker_type=\"intake\",to=\"database\",pump=\"publish\"} 0");
+	metrics_set_connection(m, "database", true);
+	metrics_set_connection(m, "database", false);
+	has(m, "sentinai_connection_up{worker_type=\"intake\",to=\"database\"} 0");
 	metrics_free(m);
 }
 
