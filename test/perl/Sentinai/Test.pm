@@ -86,8 +86,20 @@ sub new
 	make_path($self->{dir});
 	$self->start_servers;
 	$self->read_environment;
-	$self->sql('CREATE EXTENSION sentinai') if $option{extension} // 1;
+	$self->create_extension if $option{extension} // 1;
 	return $self;
+}
+
+# Workers log in as what they will be in production: a member of sentinai_worker and of nothing else.
+sub create_extension
+{
+	my ($self) = @_;
+	my $password = unpack 'H*', join '', map { chr int rand 256 } 1 .. 16;
+
+	$self->sql('CREATE EXTENSION sentinai');
+	$self->sql("CREATE ROLE regress_worker LOGIN PASSWORD '$password' IN ROLE sentinai_worker");
+	$self->{worker_url} = $self->{url} =~ s{//[^@]*@}{//regress_worker:$password@}r;
+	return;
 }
 
 # The broker takes longer, so it starts while the cluster does.
@@ -398,8 +410,8 @@ sub encoded
 
 # ---------------------------------------------------------------- workers
 
-# A running sentinai-worker with these environment variables beside DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS. A key
-# "name" gives its log a name.
+# A running sentinai-worker with these environment variables beside DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and
+# HTTP_ADDRESS. A key "name" gives its log a name.
 sub worker
 {
 	my ($self, %environment) = @_;
@@ -407,7 +419,8 @@ sub worker
 	my $worker = Sentinai::Test::Worker->new(
 		log_file => "$self->{dir}/$name.log",
 		environment => {
-			DATABASE_URL => $self->{url},
+			DATABASE_URL => $self->{worker_url} // $self->{url},
+			HTTP_ADDRESS => '127.0.0.1',
 			KAFKA_BOOTSTRAP_SERVERS => $self->{bootstrap},
 			%environment,
 		});
