@@ -36,7 +36,7 @@ struct Topic
 	int64_t collected; /* what watermark_collect() has given last */
 	bool blocked;
 	int64_t blocked_until;
-	int failures; /* in a row: the next delivery sets it back */
+	int failures; /* in a row; back at 0 with a delivery */
 	char *reason;
 };
 
@@ -44,7 +44,8 @@ struct Watermark
 {
 	Topic **topics; /* sorted by name */
 	int n_topics;
-	Topic *latest; /* of the last look-up: rows of a topic come in runs */
+	Topic *latest;	/* of the last look-up: rows of a topic come in runs */
+	bool recovered; /* rows of a topic were refused here that may be sent now */
 	int64_t in_flight;
 	int64_t rows;
 	int64_t bytes;
@@ -106,7 +107,12 @@ watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
 	/* what is on its way is so in a blocked topic, too */
 	if (id <= topic->last_sent)
 		return WATERMARK_ON_ITS_WAY;
-	return topic->blocked ? WATERMARK_BLOCKED : WATERMARK_SEND;
+	if (topic->blocked)
+		return WATERMARK_BLOCKED;
+	/* after a failure one row alone shows whether it is over */
+	if (topic->failures > 0 && topic->last != NULL && !topic->last->delivered)
+		return WATERMARK_BLOCKED;
+	return WATERMARK_SEND;
 }
 
 WatermarkEntry *
@@ -175,7 +181,11 @@ watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int6
 		entry_free(w, entry);
 		return;
 	}
-	entry->topic->failures = 0;
+	if (entry->topic->failures > 0 && !entry->topic->blocked)
+	{
+		entry->topic->failures = 0;
+		w->recovered = true;
+	}
 	entry->delivered = true;
 	entry->partition = partition;
 	entry->offset = offset;
@@ -215,8 +225,9 @@ watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_
 bool
 watermark_unblock(Watermark *w, int64_t now_ms)
 {
-	bool any = false;
+	bool any = w->recovered;
 
+	w->recovered = false;
 	for (int i = 0; i < w->n_topics; i++)
 	{
 		Topic *topic = w->topics[i];

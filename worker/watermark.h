@@ -64,7 +64,10 @@ extern void watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t par
  */
 extern void watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms);
 
-/* Topics whose time has come may be sent to again. True if there were any: then the caller reads again from the watermarks. */
+/*
+ * A topic whose time has come gets one row, and with its delivery all others. True: there are rows to send that were
+ * refused before, and the caller reads again from the watermarks.
+ */
 extern bool watermark_unblock(Watermark *w, int64_t now_ms);
 extern void watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg);
 extern int watermark_blocked(const Watermark *w);

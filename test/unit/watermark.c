@@ -220,8 +220,14 @@ test_failure_blocks_its_topic_only(void **state)
 	assert_true(watermark_unblock(w, 3000 + 2 * WATERMARK_BLOCK_MS));
 	watermark_each_blocked(w, count_blocked, &failures);
 	assert_int_equal(failures, 2);
-	watermark_delivered(w, send(w, "bad", 2), 0, 2);
+	a = send(w, "bad", 2);
+	assert_int_equal(watermark_verdict(w, "bad", 3), WATERMARK_BLOCKED); /* one row alone */
+	assert_false(watermark_unblock(w, 100000));
+	watermark_delivered(w, a, 0, 2);
 	assert_int_equal(watermark_blocked(w), 0);
+	assert_true(watermark_unblock(w, 100000)); /* 3 has to be read again */
+	assert_false(watermark_unblock(w, 100000));
+	assert_int_equal(watermark_verdict(w, "bad", 3), WATERMARK_SEND);
 	assert_int_equal(collected(w, "bad"), 2);
 	watermark_free(w);
 }
