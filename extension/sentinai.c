@@ -7,7 +7,13 @@
  */
 #include "sentinai.h"
 
+#include "activation.h"
 #include "guc.h"
+#include "launcher.h"
+#include "metrics.h"
+#include "outbox.h"
+#include "shmem.h"
+#include "utility.h"
 #include "worker_type.h"
 
 PG_MODULE_MAGIC;
@@ -26,7 +32,16 @@ _PG_init(void)
 				 errhint("Add the line shared_preload_libraries = 'sentinai' to postgresql.conf and restart the server.")));
 
 	sn_guc_define();
+	sn_shmem_install();
+	sn_utility_install();
+	sn_activation_install();
+	sn_metrics_install();
+	sn_outbox_install();
 	sn_worker_type_init();
+
+	/* pg_upgrade copies rows; nothing of ours may write meanwhile. */
+	if (!IsBinaryUpgrade)
+		sn_launcher_register();
 }
 
 /* version() returns text */

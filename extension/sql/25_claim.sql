@@ -58,7 +58,8 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.dedupe_state', '');
 CREATE TABLE sentinai.dedupe_generation (
 	generation	integer PRIMARY KEY,
 	opened_at	timestamptz NOT NULL DEFAULT now(),
-	closed_at	timestamptz
+	closed_at	timestamptz,
+	shadow_state	integer		-- batches up to this state_number may still add copies; 26_generation deletes those later
 );
 COMMENT ON TABLE sentinai.dedupe_generation IS
 	'The generations of event_processing_log that exist.';

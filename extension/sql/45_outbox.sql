@@ -1,6 +1,8 @@
 -- 45_outbox: what is to be published, in id order. Three tables take turns and are truncated, never vacuumed.
+-- The order, and why it holds, is told in extension/outbox.c.
 
 CREATE SEQUENCE sentinai.outbox_id_seq AS bigint CACHE 1;
+COMMENT ON SEQUENCE sentinai.outbox_id_seq IS 'Ids of the outbox. CACHE 1: ids are given in the order in which they are asked for.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_id_seq', '');
 
 CREATE TABLE sentinai.outbox_0 (
@@ -16,9 +18,25 @@ CREATE TABLE sentinai.outbox_0 (
 	dlq_id		bigint,
 	dlq_token	uuid,
 	created_at	timestamptz NOT NULL DEFAULT now()
-);
-CREATE TABLE sentinai.outbox_1 (LIKE sentinai.outbox_0 INCLUDING ALL);
-CREATE TABLE sentinai.outbox_2 (LIKE sentinai.outbox_0 INCLUDING ALL);
+) WITH (autovacuum_enabled = false);
+COMMENT ON TABLE sentinai.outbox_0 IS
+	'One of the three tables of the outbox. Rows are appended in transactions that emit, published in id order, and go when the table is truncated.';
+COMMENT ON COLUMN sentinai.outbox_0.id IS 'Order of publication.';
+COMMENT ON COLUMN sentinai.outbox_0.topic IS 'Kafka topic to publish to.';
+COMMENT ON COLUMN sentinai.outbox_0.partition IS 'Kafka partition; NULL: the partitioner decides by key.';
+COMMENT ON COLUMN sentinai.outbox_0.key IS 'The record''s key; NULL: none.';
+COMMENT ON COLUMN sentinai.outbox_0.headers IS 'The record''s headers, in order.';
+COMMENT ON COLUMN sentinai.outbox_0.value IS 'The record''s value; NULL: a tombstone.';
+COMMENT ON COLUMN sentinai.outbox_0.tenant_id IS 'Tenant of the event; NULL where there is none.';
+COMMENT ON COLUMN sentinai.outbox_0.event_id IS 'Id of the event.';
+COMMENT ON COLUMN sentinai.outbox_0.event_type IS 'Type of the event.';
+COMMENT ON COLUMN sentinai.outbox_0.dlq_id IS 'The dead letter that this record is a retry of; NULL: an event of ours.';
+COMMENT ON COLUMN sentinai.outbox_0.dlq_token IS 'Token of that retry; it comes back in dlq_receipt.';
+COMMENT ON COLUMN sentinai.outbox_0.created_at IS 'Start of the transaction that emitted it.';
+CREATE TABLE sentinai.outbox_1 (LIKE sentinai.outbox_0 INCLUDING ALL) WITH (autovacuum_enabled = false);
+COMMENT ON TABLE sentinai.outbox_1 IS 'One of the three tables of the outbox; see outbox_0.';
+CREATE TABLE sentinai.outbox_2 (LIKE sentinai.outbox_0 INCLUDING ALL) WITH (autovacuum_enabled = false);
+COMMENT ON TABLE sentinai.outbox_2 IS 'One of the three tables of the outbox; see outbox_0.';
 CREATE INDEX outbox_0_id ON sentinai.outbox_0 (id);
 CREATE INDEX outbox_1_id ON sentinai.outbox_1 (id);
 CREATE INDEX outbox_2_id ON sentinai.outbox_2 (id);
@@ -30,3 +48,261 @@ CREATE VIEW sentinai.outbox AS
 	SELECT * FROM sentinai.outbox_0
 	UNION ALL SELECT * FROM sentinai.outbox_1
 	UNION ALL SELECT * FROM sentinai.outbox_2;
+COMMENT ON VIEW sentinai.outbox IS
+	'All that has been emitted and not yet truncated, published or not: compare id with outbox_watermark.';
+
+-- Made at activation, not by this script: a row of the script's would collide with the dumped one at a restore.
+CREATE TABLE sentinai.outbox_state (
+	only_row	boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	current		smallint NOT NULL DEFAULT 0 CHECK (current BETWEEN 0 AND 2),
+	drained_id	bigint,
+	rotated_at	timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE sentinai.outbox_state IS 'One row: which of the three tables of the outbox is written to.';
+COMMENT ON COLUMN sentinai.outbox_state.only_row IS 'Always true.';
+COMMENT ON COLUMN sentinai.outbox_state.current IS 'Number of the table that is written to.';
+COMMENT ON COLUMN sentinai.outbox_state.drained_id IS
+	'Last id given when the present table had become visible as current: a transaction whose first id is above it does not write to another table. NULL: not read yet.';
+COMMENT ON COLUMN sentinai.outbox_state.rotated_at IS 'When current changed last.';
+SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_state', '');
+
+CREATE TABLE sentinai.outbox_watermark (
+	topic		text COLLATE "C" PRIMARY KEY,
+	id			bigint NOT NULL,
+	updated_at	timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 20);
+COMMENT ON TABLE sentinai.outbox_watermark IS 'Up to where each topic has been published: every row of the topic up to this id is in Kafka.';
+COMMENT ON COLUMN sentinai.outbox_watermark.topic IS 'Kafka topic.';
+COMMENT ON COLUMN sentinai.outbox_watermark.id IS 'Id of the last published row of the topic.';
+COMMENT ON COLUMN sentinai.outbox_watermark.updated_at IS 'When the publisher advanced it last.';
+SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_watermark', '');
+
+-- ---- writing ----
+
+CREATE FUNCTION sentinai.outbox_add(topic text, partition integer, key bytea, headers sentinai.header[], value bytea,
+		tenant_id text DEFAULT NULL, event_id text DEFAULT NULL, event_type text DEFAULT NULL,
+		dlq_id bigint DEFAULT NULL, dlq_token uuid DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_add';
+COMMENT ON FUNCTION sentinai.outbox_add(text, integer, bytea, sentinai.header[], bytea, text, text, text, bigint, uuid) IS
+	'Internal: appends a record to the outbox, published after commit as it stands; partition NULL: by key. Returns its id. From then on the transaction holds the outbox until it ends, and cannot be prepared. Raises SN014 where the database is not active.';
+
+-- ---- reading ----
+
+CREATE FUNCTION sentinai.outbox_lock() RETURNS boolean
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_lock';
+COMMENT ON FUNCTION sentinai.outbox_lock() IS
+	'Tries to make this session the active publisher of the database, until the session ends; sets its cursor back to the watermarks. False: another session is.';
+
+CREATE FUNCTION sentinai.outbox_locked() RETURNS boolean
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_locked';
+COMMENT ON FUNCTION sentinai.outbox_locked() IS 'True in the session that is the active publisher.';
+
+CREATE FUNCTION sentinai.outbox_rewind() RETURNS void
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_rewind';
+COMMENT ON FUNCTION sentinai.outbox_rewind() IS
+	'The next outbox_read() of this session begins at the watermarks again. Call it after an error, and when what was read will not be acknowledged.';
+
+-- The planner knows nothing of tables that are empty one minute and full the next: the order comes from the indexes.
+CREATE FUNCTION sentinai.outbox_read(max_rows integer, max_bytes integer)
+	RETURNS TABLE (id bigint, topic text, partition integer, key bytea, headers bytea, value bytea, dlq_id bigint, dlq_token uuid)
+	LANGUAGE c VOLATILE STRICT SECURITY DEFINER ROWS 1000
+	SET search_path = pg_catalog, sentinai, pg_temp
+	SET enable_seqscan = off
+	SET enable_bitmapscan = off
+	SET enable_sort = off
+	AS 'MODULE_PATHNAME', 'sn_outbox_read';
+COMMENT ON FUNCTION sentinai.outbox_read(integer, integer) IS
+	'The next rows to publish, in id order: below every id that an open transaction may still add, above each topic''s watermark, on from where this session''s last read ended. At most max_rows rows; ends after the row that reaches max_bytes (values and headers). headers are packed as in include/sentinai_wire.h, NULL: none. Needs READ COMMITTED (SN013).';
+
+CREATE FUNCTION sentinai.outbox_unpublished(upto bigint) RETURNS boolean
+	LANGUAGE sql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT EXISTS (
+		SELECT FROM sentinai.outbox o
+		 WHERE o.id <= upto
+		   AND o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0))
+$$;
+COMMENT ON FUNCTION sentinai.outbox_unpublished(bigint) IS
+	'Internal: there are rows with ids up to upto above their topic''s watermark.';
+
+CREATE PROCEDURE sentinai.outbox_wait(timeout_ms integer)
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'sn_outbox_wait';
+COMMENT ON PROCEDURE sentinai.outbox_wait(integer) IS
+	'Returns as soon as there may be something for outbox_read(), or after timeout_ms milliseconds. Holds no snapshot while it waits; not inside a transaction block (SN013).';
+
+CREATE FUNCTION sentinai.outbox_advance(topics text[], ids bigint[], dlq_ids bigint[], tokens uuid[], receipt_topics text[],
+		receipt_partitions integer[], receipt_offsets bigint[]) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF NOT sentinai.outbox_locked() THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN018',
+			MESSAGE = 'this session is not the active publisher',
+			DETAIL = 'Only the session that holds the lock of outbox_lock() may say what has been published.',
+			HINT = 'SELECT sentinai.outbox_lock() and read again from the watermarks.';
+	END IF;
+	INSERT INTO sentinai.dlq_receipt (dlq_id, token, topic, partition, kafka_offset)
+	SELECT r.dlq_id, r.token, r.topic, r.partition, r.kafka_offset
+	  FROM unnest(dlq_ids, tokens, receipt_topics, receipt_partitions, receipt_offsets)
+		   AS r (dlq_id, token, topic, partition, kafka_offset)
+	 ORDER BY r.token
+	ON CONFLICT DO NOTHING;
+	INSERT INTO sentinai.outbox_watermark AS w (topic, id)
+	SELECT n.topic, max(n.id) FROM unnest(topics, ids) AS n (topic, id) GROUP BY n.topic ORDER BY n.topic
+	ON CONFLICT ON CONSTRAINT outbox_watermark_pkey DO UPDATE SET id = excluded.id, updated_at = excluded.updated_at
+	 WHERE w.id < excluded.id;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_advance(text[], bigint[], bigint[], uuid[], text[], integer[], bigint[]) IS
+	'Notes what is in Kafka: for each topic the id up to which every row is delivered, and for retries of dead letters where their records lie (arrays of equal length). A watermark never goes back. Raises SN018 in a session that is not the active publisher.';
+
+-- ---- who holds it up ----
+
+CREATE FUNCTION sentinai.outbox_horizon(OUT last_id bigint, OUT first_open bigint)
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_horizon';
+COMMENT ON FUNCTION sentinai.outbox_horizon() IS
+	'Internal: the last id given, and the smallest first id of an open transaction that has emitted: NULL if there is none, 0 if one is about to take its first.';
+
+CREATE FUNCTION sentinai.outbox_slots() RETURNS TABLE (pid integer, first_id bigint, since timestamptz)
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_outbox_slots';
+COMMENT ON FUNCTION sentinai.outbox_slots() IS 'Internal: the open transactions of this database that have emitted.';
+
+CREATE FUNCTION sentinai.outbox_holders()
+	RETURNS TABLE (pid integer, since timestamptz, application text, user_name text, state text, idle_since timestamptz,
+				   first_id bigint)
+	LANGUAGE sql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT s.pid, s.since, a.application_name, a.usename::text, a.state,
+		   CASE WHEN a.state LIKE 'idle in transaction%' THEN a.state_change END, s.first_id
+	  FROM sentinai.outbox_slots() s
+	  JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid
+	 ORDER BY s.since
+$$;
+COMMENT ON FUNCTION sentinai.outbox_holders() IS
+	'Open transactions that have emitted, oldest first: rows from first_id on wait for them. since: their first emission. One that is idle longer than sentinai.emit_idle_timeout is ended by maintenance.';
+
+-- ---- duties of the maintenance worker ----
+
+CREATE FUNCTION sentinai.outbox_idle_end() RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	idle_timeout	interval := current_setting('sentinai.emit_idle_timeout')::interval;
+	holder			record;
+BEGIN
+	IF idle_timeout = interval '0' THEN
+		RETURN NULL;
+	END IF;
+	FOR holder IN
+		SELECT h.pid, h.application, h.idle_since FROM sentinai.outbox_holders() h
+		 WHERE h.idle_since < clock_timestamp() - idle_timeout
+	LOOP
+		RAISE LOG USING
+			MESSAGE = format('ending session %s: its transaction has emitted events and is idle since %s', holder.pid, holder.idle_since),
+			DETAIL = format('It holds up the outbox. Its application_name is "%s".', holder.application),
+			HINT = 'sentinai.emit_idle_timeout sets how long that may last.';
+		PERFORM pg_terminate_backend(holder.pid);
+	END LOOP;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_idle_end() IS
+	'Duty: ends sessions whose transaction has emitted and has been idle for longer than sentinai.emit_idle_timeout. Returns NULL.';
+
+CREATE FUNCTION sentinai.outbox_table_empty(number integer) RETURNS boolean
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT pg_relation_size(format('sentinai.outbox_%s', number)::regclass) = 0
+$$;
+COMMENT ON FUNCTION sentinai.outbox_table_empty(integer) IS
+	'Internal: nothing has been written to this table of the outbox since it was truncated, aborted rows included.';
+
+CREATE FUNCTION sentinai.outbox_table_published(number integer) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	waiting	boolean;
+BEGIN
+	EXECUTE format(
+		'SELECT EXISTS (SELECT FROM sentinai.outbox_%s o LEFT JOIN sentinai.outbox_watermark w USING (topic)'
+		' WHERE o.id > coalesce(w.id, 0))', number) INTO waiting;
+	RETURN NOT waiting;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_table_published(integer) IS
+	'Internal: every row of this table of the outbox that can be seen is published.';
+
+-- A writer fills its slot, then reads outbox_state.current by the newest snapshot. drained_id is read after the change of
+-- current was committed, so whoever wrote to an older table has a first id up to it, or has ended and is visible.
+CREATE FUNCTION sentinai.outbox_truncate(number integer) RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF sentinai.outbox_table_published(number) THEN
+		EXECUTE format('LOCK TABLE sentinai.outbox_%s IN ACCESS EXCLUSIVE MODE NOWAIT', number);
+		EXECUTE format('TRUNCATE sentinai.outbox_%s', number);
+	END IF;
+	RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+	RETURN format('table outbox_%s could not be truncated: somebody reads it', number);
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_truncate(integer) IS
+	'Internal: truncates a table of the outbox that nobody writes to any more, if all of it is published and nobody reads it. Returns NULL, or why it could not.';
+
+CREATE FUNCTION sentinai.outbox_rotate(force boolean DEFAULT false) RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	rotation_period	interval := current_setting('sentinai.outbox_rotation_period')::interval;
+	state			sentinai.outbox_state;
+	horizon			record;
+	following		integer;
+	failed			text;
+BEGIN
+	PERFORM sentinai.check_read_committed('outbox_rotate');
+	SELECT * INTO state FROM sentinai.outbox_state FOR UPDATE;
+	IF NOT FOUND THEN
+		RETURN NULL;
+	END IF;
+	SELECT * INTO horizon FROM sentinai.outbox_horizon();
+	IF state.drained_id IS NULL THEN
+		UPDATE sentinai.outbox_state SET drained_id = horizon.last_id;
+		RETURN NULL;
+	END IF;
+
+	IF horizon.first_open IS NULL OR horizon.first_open > state.drained_id THEN
+		FOR number IN 0 .. 2 LOOP
+			IF number <> state.current AND NOT sentinai.outbox_table_empty(number) THEN
+				failed := coalesce(failed, sentinai.outbox_truncate(number));
+			END IF;
+		END LOOP;
+	END IF;
+
+	following := (state.current + 1) % 3;
+	IF (force OR state.rotated_at < clock_timestamp() - rotation_period)
+	   AND NOT sentinai.outbox_table_empty(state.current) AND sentinai.outbox_table_empty(following)
+	THEN
+		UPDATE sentinai.outbox_state SET current = following, drained_id = NULL, rotated_at = clock_timestamp();
+	END IF;
+	RETURN failed;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_rotate(boolean) IS
+	'Duty: truncates tables of the outbox whose turn is over and that are published, and gives the next table its turn after sentinai.outbox_rotation_period, or at once with force. Waits for nobody. Returns NULL, or why something was left.';
