@@ -426,7 +426,7 @@ $$;
 COMMENT ON FUNCTION sentinai.handler_remove(text, text) IS
 	'Removes a handler that handler_add() registered. Events of that type that wait in event_pending become dead letters of error_type handler_missing when they are due. Raises SN011 (not_found).';
 
-CREATE FUNCTION sentinai.worker_config(worker_type text, group_id text DEFAULT NULL)
+CREATE FUNCTION sentinai.worker_config(worker_type text, expected_group_id text DEFAULT NULL)
 	RETURNS TABLE (topic text, group_id text, owns_topic boolean, display_name text, http_port integer,
 				   handler_version bigint, event_types text[], emit_secret bytea)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -458,4 +458,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.worker_config(text, text) IS
-	'What a worker process of that type needs to know: topic, group, whether it owns the topic, its name in the log, its HTTP port, the event types that it handles with the version of that list, and the key of the header sentinai-emitted. group_id: what the process was started with, checked against the row. Raises SN002 (unknown_worker_type), SN003 (group_mismatch).';
+	'What a worker process of that type needs to know: topic, group, whether it owns the topic, its name in the log, its HTTP port, the event types that it handles with the version of that list, and the key of the header sentinai-emitted. expected_group_id: what the process was started with, checked against the row. Raises SN002 (unknown_worker_type), SN003 (group_mismatch).';
