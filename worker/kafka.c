@@ -20,7 +20,9 @@ on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 	LogLevel ours = level <= LOG_ERR ? LEVEL_WARNING : level <= LOG_NOTICE ? LEVEL_INFO : LEVEL_DEBUG;
 
 	(void) rk;
-	if (strcmp(facility, "FAIL") == 0 || strcmp(facility, "ERROR") == 0 || strcmp(facility, "REQTMOUT") == 0)
+	/* A property of the other side's (CONFWARN) is no mistake: the user sets both with one variable. */
+	if (strcmp(facility, "FAIL") == 0 || strcmp(facility, "ERROR") == 0 || strcmp(facility, "REQTMOUT") == 0 ||
+		strcmp(facility, "CONFWARN") == 0)
 		ours = LEVEL_DEBUG;
 	LOG_AT(ours, "librdkafka", F_TEXT("facility", facility), F_TEXT("text", text));
 }
@@ -79,14 +81,13 @@ rd_kafka_conf_t *
 kafka_conf(Worker *w, char *error, size_t size)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	char why[CONFIG_ERROR_MAX];
+	char why[CONFIG_ERROR_MAX] = "librdkafka refuses a setting";
 
 	rd_kafka_conf_set_opaque(conf, w);
 	rd_kafka_conf_set_log_cb(conf, on_log);
 	rd_kafka_conf_set_error_cb(conf, on_error);
-	/* A property of the other side's is no mistake: the user sets both with one variable. Back soon after an outage. */
-	if (!kafka_set(conf, "log.configuration.warnings", "false") ||
-		!kafka_set(conf, "reconnect.backoff.max.ms", "2000") || !config_kafka(&w->config, conf, why))
+	/* Back soon after an outage. */
+	if (!kafka_set(conf, "reconnect.backoff.max.ms", "2000") || !config_kafka(&w->config, conf, why))
 	{
 		snprintf(error, size, "%s", why);
 		rd_kafka_conf_destroy(conf);
