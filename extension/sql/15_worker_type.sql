@@ -166,19 +166,6 @@ CREATE UNLOGGED TABLE sentinai.worker_instance (
 	last_check		timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (worker_type, instance_id)
 );
-COMMENT ON TABLE sentinai.worker_instance IS
-	'Heartbeats of the worker processes, written every few seconds; a crash of the server empties it, and they come back.';
-COMMENT ON COLUMN sentinai.worker_instance.worker_type IS 'WORKER_TYPE of the process.';
-COMMENT ON COLUMN sentinai.worker_instance.instance_id IS 'Names the process for as long as it lives.';
-COMMENT ON COLUMN sentinai.worker_instance.host IS 'Where it runs.';
-COMMENT ON COLUMN sentinai.worker_instance.pid IS 'Its process id there.';
-COMMENT ON COLUMN sentinai.worker_instance.http_port IS 'Its HTTP port.';
-COMMENT ON COLUMN sentinai.worker_instance.version IS 'Of sentinai-worker.';
-COMMENT ON COLUMN sentinai.worker_instance.status IS 'healthy, degraded, starting or stopping.';
-COMMENT ON COLUMN sentinai.worker_instance.error_message IS 'Why it is not healthy.';
-COMMENT ON COLUMN sentinai.worker_instance.details IS 'Partitions, connections and what else it says of itself.';
-COMMENT ON COLUMN sentinai.worker_instance.started_at IS 'When it started.';
-COMMENT ON COLUMN sentinai.worker_instance.last_check IS 'The last heartbeat.';
 
 -- The key under the header that marks what this database published itself (include/sentinai_wire.h). Made at the first
 -- worker_config(); dumped, since records that carry the mark outlive a restore.

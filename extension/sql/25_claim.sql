@@ -61,6 +61,8 @@ CREATE TABLE sentinai.dedupe_generation (
 	closed_at	timestamptz,
 	shadow_state	integer		-- batches up to this state_number may still add copies; 26_generation deletes those later
 );
+COMMENT ON COLUMN sentinai.dedupe_generation.shadow_state IS
+	'Batches up to this state_number may still add copies of claims; NULL: the copies are gone.';
 COMMENT ON TABLE sentinai.dedupe_generation IS
 	'The generations of event_processing_log that exist.';
 COMMENT ON COLUMN sentinai.dedupe_generation.generation IS 'Its number.';

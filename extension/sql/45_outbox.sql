@@ -44,12 +44,24 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_0', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_1', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_2', '');
 
-CREATE VIEW sentinai.outbox AS
+CREATE VIEW sentinai.outbox WITH (security_invoker = true) AS
 	SELECT * FROM sentinai.outbox_0
 	UNION ALL SELECT * FROM sentinai.outbox_1
 	UNION ALL SELECT * FROM sentinai.outbox_2;
 COMMENT ON VIEW sentinai.outbox IS
 	'All that has been emitted and not yet truncated, published or not: compare id with outbox_watermark.';
+DO $$
+DECLARE
+	said	record;
+BEGIN
+	FOR said IN
+		SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS text
+		  FROM pg_catalog.pg_attribute a WHERE a.attrelid = 'sentinai.outbox_0'::pg_catalog.regclass AND a.attnum > 0
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai.outbox.%I IS %L', said.attname, said.text);
+	END LOOP;
+END
+$$;
 
 -- Made at activation, not by this script: a row of the script's would collide with the dumped one at a restore.
 CREATE TABLE sentinai.outbox_state (
