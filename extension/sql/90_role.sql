@@ -53,6 +53,9 @@ GRANT USAGE ON SCHEMA sentinai TO sentinai_admin, sentinai_operator, sentinai_vi
 GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai_admin, sentinai_operator, sentinai_worker,
 	sentinai_handler, sentinai_tenant_handler, sentinai_platform;
 
+-- ALLOW_FUTURE_SCHEMA of a worker is this setting in its sessions.
+GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
+
 -- Functions, by role. The admin has all of them.
 DO $$
 DECLARE
