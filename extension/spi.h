@@ -14,7 +14,7 @@ typedef struct SnStatement
 {
 	const char *sql;
 	int			n_args;
-	Oid			args[20];
+	Oid			args[24];
 	SPIPlanPtr	plan;
 } SnStatement;
 

@@ -81,6 +81,7 @@ CREATE INDEX event_pending_due ON sentinai.event_pending (worker_type, topic, pa
 	WHERE status <> 'parked';
 CREATE INDEX event_pending_parked ON sentinai.event_pending (tenant_id, exception_id, worker_type, id)
 	WHERE exception_id IS NOT NULL;
+CREATE INDEX event_pending_dlq ON sentinai.event_pending (dlq_id) WHERE dlq_id IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_pending', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.event_pending_id_seq', '');
 
