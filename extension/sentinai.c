@@ -12,6 +12,7 @@
 #include "launcher.h"
 #include "metrics.h"
 #include "outbox.h"
+#include "retry.h"
 #include "shmem.h"
 #include "utility.h"
 #include "worker_type.h"
@@ -38,6 +39,7 @@ _PG_init(void)
 	sn_metrics_install();
 	sn_outbox_install();
 	sn_worker_type_init();
+	sn_retry_init();
 
 	/* pg_upgrade copies rows; nothing of ours may write meanwhile. */
 	if (!IsBinaryUpgrade)
