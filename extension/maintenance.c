@@ -74,7 +74,7 @@ entry_unlock(void)
 }
 
 static void
-set_outcome(SnOutcome outcome)
+set_outcome(SnWorkerEnd outcome)
 {
 	SnDatabase *entry = entry_lock();
 

@@ -39,12 +39,12 @@ typedef struct SnBackendSlot
 StaticAssertDecl(sizeof(SnBackendSlot) == 64, "a slot is a cache line");
 
 /* How a maintenance worker ended; the launcher reads it to know whether to start it again. */
-typedef enum SnOutcome
+typedef enum SnWorkerEnd
 {
 	SN_OUTCOME_FAILED,			/* by an error: again, after a while */
 	SN_OUTCOME_STOPPED,			/* told to */
 	SN_OUTCOME_INACTIVE			/* nothing to do here: not again until the database is named */
-} SnOutcome;
+} SnWorkerEnd;
 
 /* What health() tells of a duty. Zero times mean "not". */
 typedef struct SnDutyStatus
@@ -63,7 +63,7 @@ typedef struct SnDatabase
 	bool		gone;			/* dropped: the launcher is to free the entry */
 	int			hold_pid;		/* this backend wants no worker in it for now; 0: nobody */
 	int			worker_pid;		/* its maintenance worker; 0: none attached */
-	SnOutcome	outcome;		/* of the last worker */
+	SnWorkerEnd	outcome;		/* of the last worker */
 	int			first_duty;		/* where a restarted worker begins, so that one failing duty doesn't starve the rest */
 	SnDutyStatus duties[SN_MAX_DUTIES];
 } SnDatabase;
