@@ -8,6 +8,7 @@
 #include "sentinai.h"
 
 #include "activation.h"
+#include "emit.h"
 #include "guc.h"
 #include "launcher.h"
 #include "metrics.h"
@@ -39,6 +40,7 @@ _PG_init(void)
 	sn_metrics_install();
 	sn_outbox_install();
 	sn_worker_type_init();
+	sn_emit_init();
 	sn_retry_init();
 
 	/* pg_upgrade copies rows; nothing of ours may write meanwhile. */
