@@ -71,7 +71,7 @@ COMMENT ON COLUMN sentinai.retry_policy_override.updated_at IS 'when the policy 
 COMMENT ON COLUMN sentinai.retry_policy_override.updated_by IS 'the login that last set it';
 
 -- Specificity: the number of columns that a policy names, then which ones, the tenant first.
-CREATE VIEW sentinai.retry_policy_effective AS
+CREATE VIEW sentinai.retry_policy_effective WITH (security_invoker = true) AS
 	SELECT p.*,
 		   pg_catalog.num_nonnulls(p.tenant_id, p.worker_type, p.event_type, p.error_type) * 16
 		   + (p.tenant_id IS NOT NULL)::integer * 8 + (p.worker_type IS NOT NULL)::integer * 4
@@ -89,6 +89,21 @@ CREATE VIEW sentinai.retry_policy_effective AS
 			  FROM sentinai.retry_policy_override) p;
 COMMENT ON VIEW sentinai.retry_policy_effective IS
 	'The policies that count. Of those that fit a failure the one of the highest specificity decides: the more columns it names the higher, and with equal numbers tenant_id counts more than worker_type, that more than event_type, that more than error_type.';
+COMMENT ON COLUMN sentinai.retry_policy_effective.builtin IS 'installed with the extension, and not overridden';
+COMMENT ON COLUMN sentinai.retry_policy_effective.specificity IS 'of those that fit, the highest decides';
+DO $$
+DECLARE
+	said	record;
+BEGIN
+	FOR said IN
+		SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS text
+		  FROM pg_catalog.pg_attribute a
+		 WHERE a.attrelid = 'sentinai.retry_policy'::pg_catalog.regclass AND a.attnum > 0
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai.retry_policy_effective.%I IS %L', said.attname, said.text);
+	END LOOP;
+END
+$$;
 
 CREATE FUNCTION sentinai.retry_policy_for(
 	tenant_id text, worker_type text DEFAULT NULL, event_type text DEFAULT NULL, error_type text DEFAULT NULL)

@@ -137,6 +137,7 @@ SELECT is_empty($$
 	 WHERE e.extname = 'sentinai' AND c.relkind IN ('r', 'p') AND NOT c.oid = ANY (e.extconfig)
 	   AND c.relname NOT IN (
 			'activation',			-- names this database; a copy of the database must not be active
+			'retry_policy',			-- what the script installed; changes stand in retry_policy_override
 			'worker_instance')		-- heartbeats, which come back within seconds
 $$, 'every table is dumped with its rows, or stands here with the reason why not');
 

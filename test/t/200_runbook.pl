@@ -72,7 +72,7 @@ like(columns($entries), qr/\b$_\b/, "... with $_")
   for qw(id event_id event_type tenant_id exception_id original_topic error_type error_message retry_count worker_type
   payload event_metadata status created_at updated_at retried_at discarded_at discarded_by);
 
-is(runbook('SELECT COUNT(*) FROM dead_letter_queue;'), 3, 'size of the queue');
+is((runbook('SELECT COUNT(*) FROM dead_letter_queue;'))[0], 3, 'size of the queue');
 
 my @recent = runbook(<<'SQL');
 SELECT
