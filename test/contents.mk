@@ -3,6 +3,8 @@
 
 # sql/NAME.sql and expected/NAME.out, run one after the other in one database
 REGRESS = \
+	tenant \
+	intake \
 	event
 
 # test/pgtap/NAME.sql
