@@ -56,6 +56,7 @@
 #define BACKOFF_MIN_MS 500 /* after an error of the database or the producer */
 #define BACKOFF_MAX_MS 30000
 #define DRAIN_MS 10000 /* a failed producer gives back its records within this */
+#define REST_MS 1000   /* a stopping publisher reads no longer than this */
 #define MESSAGE_OVERHEAD (64 * 1024)
 
 typedef struct Publish
@@ -69,6 +70,7 @@ typedef struct Publish
 	int session;	   /* of db, that marks and lock belong to; 0: none */
 	int64_t backoff_ms;
 	int64_t max_event_bytes;
+	atomic_bool finish; /* set by publish_stop(): nobody emits for this process any more */
 	bool producer_failed;
 	char producer_error[256];
 	bool reported; /* delivery reports have come since the last advance */
@@ -444,7 +446,7 @@ publish_row(Publish *p, const WorkerType *type, const PGresult *rows, int row)
 		}
 		watermark_failed(p->marks, entry, NULL, 0);
 		rd_kafka_poll(p->rk, REPORT_WAIT_MS);
-		if (worker_stopping(p->w))
+		if (worker_phase(p->w) >= PHASE_ABORTING)
 			return;
 	}
 }
@@ -757,7 +759,7 @@ publish_session(Publish *p)
 	if (db_session(p->db) != p->session)
 		watermark_forget(p->marks);
 	p->session = db_session(p->db);
-	while (!worker_stopping(p->w))
+	while (!atomic_load(&p->finish) && worker_phase(p->w) < PHASE_ABORTING)
 		if (!publish_turn(p))
 		{
 			database_failed(p);
@@ -765,20 +767,35 @@ publish_session(Publish *p)
 		}
 }
 
+/* What the last calls of consume() have emitted. */
+static void
+publish_rest(Publish *p)
+{
+	int64_t deadline = now_ms() + REST_MS;
+
+	while (now_ms() < deadline && worker_phase(p->w) < PHASE_ABORTING && !p->producer_failed &&
+		   watermark_rows(p->marks) < WINDOW_ROWS && publish_read(p) > 0)
+		rd_kafka_poll(p->rk, 0);
+}
+
 /* What is in flight is given until PHASE_ABORTING. */
 static void
 publish_finish(Publish *p)
 {
+	bool active = p->session == db_session(p->db) && db_connected(p->db);
 	int64_t began = now_ms();
 
-	while (p->rk != NULL && !p->producer_failed && watermark_in_flight(p->marks) > 0 &&
-		   worker_phase(p->w) < PHASE_ABORTING)
+	if (p->rk == NULL)
+		return;
+	if (active)
+		publish_rest(p);
+	while (!p->producer_failed && watermark_in_flight(p->marks) > 0 && worker_phase(p->w) < PHASE_ABORTING)
 	{
 		rd_kafka_flush(p->rk, 10);
-		if (advance_is_due(p))
-			publish_advance(p);
+		if (active && advance_is_due(p))
+			active = publish_advance(p);
 	}
-	if (p->rk != NULL && p->session == db_session(p->db) && db_connected(p->db))
+	if (active)
 		publish_advance(p);
 	if (watermark_in_flight(p->marks) > 0)
 		log_warning("records are left for the next publisher", F_INT("rows", watermark_in_flight(p->marks)),
@@ -845,6 +862,7 @@ publish_stop(Worker *w)
 
 	if (p == NULL)
 		return;
+	atomic_store(&p->finish, true);
 	pthread_join(p->thread, NULL);
 	w->publish = NULL;
 	watermark_free(p->marks);

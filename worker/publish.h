@@ -11,8 +11,8 @@ typedef struct Worker Worker;
 extern bool publish_start(Worker *w);
 
 /*
- * Waits for the thread's end, which follows PHASE_STOPPING: what is in flight is given the time until PHASE_ABORTING to be
- * delivered, and the watermarks are advanced over it. Frees w->publish. Thread: main.
+ * After the consume pump's end: publishes what that has emitted, gives what is in flight the time until PHASE_ABORTING to be
+ * delivered, advances the watermarks over it, and ends the thread. Frees w->publish. Thread: main.
  */
 extern void publish_stop(Worker *w);
 
