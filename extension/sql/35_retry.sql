@@ -31,6 +31,9 @@ CREATE TABLE sentinai.retry_policy (
 INSERT INTO sentinai.retry_policy VALUES
 	(NULL, NULL, NULL, NULL, 4, '1 s', 2, '5 min', 0.10, NULL, 'continue');
 
+-- No row of it is a user's: what is changed is in retry_policy_override.
+SELECT pg_catalog.pg_extension_config_dump('sentinai.retry_policy', 'WHERE false');
+
 COMMENT ON TABLE sentinai.retry_policy IS
 	'The installed retry policy, never updated in place: a change is a row of retry_policy_override, made by retry_policy_set().';
 
@@ -45,28 +48,6 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.retry_policy_override', '')
 
 COMMENT ON TABLE sentinai.retry_policy_override IS 'Retry policies of this site. Changed by retry_policy_set() and retry_policy_delete().';
 
-DO $$
-DECLARE
-	t text;
-BEGIN
-	FOREACH t IN ARRAY ARRAY['retry_policy', 'retry_policy_override'] LOOP
-		EXECUTE pg_catalog.format($f$
-			COMMENT ON COLUMN sentinai.%1$I.tenant_id IS 'of this tenant only; NULL: of all';
-			COMMENT ON COLUMN sentinai.%1$I.worker_type IS 'of this worker type only; NULL: of all';
-			COMMENT ON COLUMN sentinai.%1$I.event_type IS 'of this event type only; NULL: of all';
-			COMMENT ON COLUMN sentinai.%1$I.error_type IS 'of this error type only (a condition name, or what fail() was given); NULL: of all';
-			COMMENT ON COLUMN sentinai.%1$I.max_retries IS 'how often an event is tried again before it is a dead letter';
-			COMMENT ON COLUMN sentinai.%1$I.base_delay IS 'delay before the first retry';
-			COMMENT ON COLUMN sentinai.%1$I.factor IS 'what each further retry''s delay is multiplied by';
-			COMMENT ON COLUMN sentinai.%1$I.max_delay IS 'longest delay, jitter aside';
-			COMMENT ON COLUMN sentinai.%1$I.jitter IS 'share of a delay that chance adds or takes away: 0.10 is 10 %% either way';
-			COMMENT ON COLUMN sentinai.%1$I.deadline IS 'no retry later than this after the first failure; NULL: no such bound';
-			COMMENT ON COLUMN sentinai.%1$I.after_dead_letter IS
-				'continue: later events of the same exception are handled. park: they wait until the dead letter is succeeded, discarded or deleted';
-			$f$, t);
-	END LOOP;
-END
-$$;
 COMMENT ON COLUMN sentinai.retry_policy_override.updated_at IS 'when the policy was last set';
 COMMENT ON COLUMN sentinai.retry_policy_override.updated_by IS 'the login that last set it';
 
@@ -104,6 +85,31 @@ BEGIN
 	END LOOP;
 END
 $$;
+
+DO $$
+DECLARE
+	t text;
+BEGIN
+	FOREACH t IN ARRAY ARRAY['retry_policy', 'retry_policy_override', 'retry_policy_effective'] LOOP
+		EXECUTE pg_catalog.format($f$
+			COMMENT ON COLUMN sentinai.%1$I.tenant_id IS 'of this tenant only; NULL: of all';
+			COMMENT ON COLUMN sentinai.%1$I.worker_type IS 'of this worker type only; NULL: of all';
+			COMMENT ON COLUMN sentinai.%1$I.event_type IS 'of this event type only; NULL: of all';
+			COMMENT ON COLUMN sentinai.%1$I.error_type IS 'of this error type only (a condition name, or what fail() was given); NULL: of all';
+			COMMENT ON COLUMN sentinai.%1$I.max_retries IS 'how often an event is tried again before it is a dead letter';
+			COMMENT ON COLUMN sentinai.%1$I.base_delay IS 'delay before the first retry';
+			COMMENT ON COLUMN sentinai.%1$I.factor IS 'what each further retry''s delay is multiplied by';
+			COMMENT ON COLUMN sentinai.%1$I.max_delay IS 'longest delay, jitter aside';
+			COMMENT ON COLUMN sentinai.%1$I.jitter IS 'share of a delay that chance adds or takes away: 0.10 is 10 %% either way';
+			COMMENT ON COLUMN sentinai.%1$I.deadline IS 'no retry later than this after the first failure; NULL: no such bound';
+			COMMENT ON COLUMN sentinai.%1$I.after_dead_letter IS
+				'continue: later events of the same exception are handled. park: they wait until the dead letter is succeeded, discarded or deleted';
+			$f$, t);
+	END LOOP;
+END
+$$;
+COMMENT ON COLUMN sentinai.retry_policy_effective.builtin IS 'installed with the extension; false: this site''s';
+COMMENT ON COLUMN sentinai.retry_policy_effective.specificity IS 'the highest of those that fit decides';
 
 CREATE FUNCTION sentinai.retry_policy_for(
 	tenant_id text, worker_type text DEFAULT NULL, event_type text DEFAULT NULL, error_type text DEFAULT NULL)
