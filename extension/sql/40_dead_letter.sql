@@ -637,3 +637,36 @@ CREATE FUNCTION sentinai.dlq_lost_check() RETURNS TABLE (id bigint, message text
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_lost_check() IS
 	'Duty of the maintenance worker: finds retries that will never end (their records were deleted from the topic, or never got there) and puts their dead letters back to pending, error type retry_lost. Returns those with the reason. Receipts of ended retries go, too.';
+
+-- ---- rehearsal ----
+
+CREATE FUNCTION sentinai.dlq_rehearse_ids(ids bigint[])
+	RETURNS TABLE (id bigint, would_succeed boolean, error_type text, sqlstate text, error_message text, error_detail text,
+		emitted integer)
+	LANGUAGE c VOLATILE STRICT
+	AS 'MODULE_PATHNAME', 'sn_dlq_rehearse_ids';
+COMMENT ON FUNCTION sentinai.dlq_rehearse_ids(bigint[]) IS 'Internal: dlq_rehearse() of these, whatever their status.';
+
+CREATE FUNCTION sentinai.dlq_rehearse(tenant_id text DEFAULT NULL, n integer DEFAULT 10, fingerprint text DEFAULT NULL,
+	worker_type text DEFAULT NULL, event_type text DEFAULT NULL, with_error_type text DEFAULT NULL)
+	RETURNS TABLE (id bigint, would_succeed boolean, error_type text, sqlstate text, error_message text, error_detail text,
+		emitted integer)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+	BEGIN
+		IF NOT coalesce($2 BETWEEN 1 AND 1000, false) THEN
+			RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = format('can''t rehearse %s dead letters', $2),
+				HINT = 'n is 1 to 1000.';
+		END IF;
+		RETURN QUERY SELECT r.* FROM sentinai.dlq_rehearse_ids(ARRAY(
+			SELECT d.id FROM sentinai.dead_letter_queue d
+			 WHERE d.status = 'pending' AND ($1 IS NULL OR d.tenant_id = $1) AND ($3 IS NULL OR d.fingerprint = $3)
+			   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.event_type = $5)
+			   AND ($6 IS NULL OR d.error_type = $6)
+			 ORDER BY d.id LIMIT $2)) r;
+	END
+	$$;
+COMMENT ON FUNCTION sentinai.dlq_rehearse(text, integer, text, text, text, text) IS
+	'Runs the real handlers on the records of pending dead letters and rolls all of it back: at most n (1 to 1000) of the oldest, of a tenant, fingerprint, worker type, event type and error type (of the failure that they are there for), NULL for all. One row each: whether a retry would succeed, how many events it would emit, and else why not. The order of an exception''s events is not looked at. Errors: SN001 another n, and what stops consume() (class stop).';
