@@ -69,6 +69,8 @@ static const Option options[] = {
 	 "Seconds after SIGTERM in which the process finishes what is in flight; then it exits with 1."},
 	{"LOG_FORMAT", "log-format", OPTION_CHOICE, "logfmt", 0, 0, "logfmt|json", AT(log_format), false,
 	 "Form of a line of the log."},
+	{"LOG_EVENTS", "log-events", OPTION_BOOLEAN, "true", 0, 0, NULL, AT(log_events), false,
+	 "A line for each event that the database has taken, with its ids and place (level info). What became of it says sentinai.event_why()."},
 	{"LOG_LEVEL", "log-level", OPTION_CHOICE, "info", 0, 0, "debug|info|warning|error", AT(log_level), false,
 	 "Least level that is logged."},
 };

@@ -59,7 +59,8 @@ typedef struct Config
 	char *http_address;
 	int shutdown_timeout; /* seconds */
 	int log_format;		  /* LogFormat */
-	int log_level;		  /* LogLevel of log.h */
+	bool log_events;
+	int log_level; /* LogLevel of log.h */
 
 	KafkaProperty *kafka; /* KAFKA_CONF_* and --kafka-conf */
 	int n_kafka;

@@ -77,6 +77,15 @@ kafka_set(rd_kafka_conf_t *conf, const char *property, const char *value)
 	return false;
 }
 
+bool
+kafka_default(const Config *config, rd_kafka_conf_t *conf, const char *property, const char *value)
+{
+	for (int i = 0; i < config->n_kafka; i++)
+		if (strcmp(config->kafka[i].name, property) == 0)
+			return true;
+	return kafka_set(conf, property, value);
+}
+
 rd_kafka_conf_t *
 kafka_conf(Worker *w, char *error, size_t size)
 {

@@ -17,6 +17,9 @@ extern rd_kafka_conf_t *kafka_conf(Worker *w, char *error, size_t size);
 /* rd_kafka_conf_set() for a value of our own; logs and returns false where librdkafka refuses. */
 extern bool kafka_set(rd_kafka_conf_t *conf, const char *property, const char *value);
 
+/* The same for a value that the user may have set otherwise (KAFKA_CONF_*): then nothing is done. */
+extern bool kafka_default(const Config *config, rd_kafka_conf_t *conf, const char *property, const char *value);
+
 /* For an error callback's or a call's error: all brokers down, authentication, TLS, ... Thread: any. */
 extern void kafka_note_error(Worker *w, rd_kafka_resp_err_t error, const char *reason);
 

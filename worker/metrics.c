@@ -301,6 +301,17 @@ metrics_new(const char *worker_type, const char *group_id, bool include_tenant)
 }
 
 void
+metrics_set_group(Metrics *m, const char *group_id)
+{
+	char *copy = must(strdup(group_id));
+
+	pthread_mutex_lock(&m->mutex);
+	free(m->group_id);
+	m->group_id = copy;
+	pthread_mutex_unlock(&m->mutex);
+}
+
+void
 metrics_free(Metrics *m)
 {
 	if (m == NULL)

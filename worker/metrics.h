@@ -15,6 +15,8 @@ typedef struct Metrics Metrics;
 
 /* Copies the names. include_tenant: label tenant_id says which, else `all`. */
 extern Metrics *metrics_new(const char *worker_type, const char *group_id, bool include_tenant);
+/* Once the database has told: the label group_id of lag. */
+extern void metrics_set_group(Metrics *m, const char *group_id);
 extern void metrics_free(Metrics *m);
 
 /* The stats of one answer of consume(); NULL counts nothing. False: that was no such array, nothing is counted. */

@@ -55,7 +55,8 @@ worker_init(Worker *w)
 	pthread_mutex_init(&w->health_lock, NULL);
 	w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	w->abort_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return w->stop_fd >= 0 && w->abort_fd >= 0;
+	w->fail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return w->stop_fd >= 0 && w->abort_fd >= 0 && w->fail_fd >= 0;
 }
 
 void
@@ -65,6 +66,7 @@ worker_destroy(Worker *w)
 		worker_type_release(w->type);
 	close(w->stop_fd);
 	close(w->abort_fd);
+	close(w->fail_fd);
 	pthread_mutex_destroy(&w->type_lock);
 	pthread_mutex_destroy(&w->health_lock);
 	config_free(&w->config);
@@ -93,14 +95,18 @@ raise_event(int fd)
 void
 worker_set_phase(Worker *w, WorkerPhase phase)
 {
-	if (phase <= worker_phase(w))
-		return;
-	atomic_store(&w->phase, phase);
-	log_info("phase", F_TEXT("phase", worker_phase_name(phase)));
-	if (phase >= PHASE_STOPPING)
-		raise_event(w->stop_fd);
-	if (phase >= PHASE_ABORTING)
-		raise_event(w->abort_fd);
+	WorkerPhase now = worker_phase(w);
+
+	while (phase > now)
+		if (atomic_compare_exchange_weak(&w->phase, &now, phase))
+		{
+			log_info("phase", F_TEXT("phase", worker_phase_name(phase)));
+			if (phase >= PHASE_STOPPING)
+				raise_event(w->stop_fd);
+			if (phase >= PHASE_ABORTING)
+				raise_event(w->abort_fd);
+			return;
+		}
 }
 
 bool
@@ -111,6 +117,15 @@ worker_wait(Worker *w, int fd, int64_t ms)
 	if (poll(fds, fd < 0 ? 1 : 2, ms < 0 ? 0 : (int) ms) <= 0)
 		return false;
 	return fd >= 0 && fds[1].revents != 0;
+}
+
+void
+worker_fail(Worker *w, const char *message, const char *reason, const char *hint)
+{
+	if (atomic_exchange(&w->failed, true))
+		return;
+	log_error(message, F_TEXT("reason", reason), F_TEXT("hint", hint));
+	raise_event(w->fail_fd);
 }
 
 /* ---- worker type ---- */

@@ -3,12 +3,12 @@
  *	  What all threads of the process share, who owns it, and which thread may touch it.
  *
  * Threads
- *	main		boots (main.c), then sends the heartbeat through a connection of its own, watches the phase of the shutdown and
- *				joins the others. Signals are blocked in every thread and read from a signalfd by main.
- *	poller		consume.c: the only caller of rd_kafka_consumer_poll() and rd_kafka_assign(); rebalance, error, statistics and
+ *	main		boots (main.c), then sends the heartbeat through a connection of its own, and joins the others at the end.
+ *	guard		guard.c: reads the signals (blocked in every thread) and keeps the time of the shutdown.
+ *	poller		poller.c: the only caller of rd_kafka_consumer_poll() and rd_kafka_assign(); rebalance, error, statistics and
  *				log callbacks of the consumer run in it. Never talks to the database.
- *	assigner	consume.c: asks the database where to read a partition (assign()), so that polling never waits for it.
- *	processor n	consume.c: n of CONCURRENCY. Reads the queues of its partitions and calls consume().
+ *	assigner	assigner.c: asks the database where to read a partition (assign()), so that polling never waits for it.
+ *	processor n	processor.c: n of CONCURRENCY. Reads the queues of its partitions and calls consume().
  *	publisher	publish.c: reads the outbox, produces, advances the watermarks.
  *	http		http.c: libmicrohttpd's threads. They read health and metrics, and have a connection of their own.
  *
@@ -19,8 +19,9 @@
  *	   and none while another one of this file is taken; consume.c's own mutex may be held while one of these is taken.
  *	4. A WorkerType is immutable. worker_type_get() gives a reference, worker_type_release() gives it back; the secret in it
  *	   is wiped with the last reference.
- *	5. The phase only grows. worker_set_phase() is the one setter, and is called by main alone.
- *	6. Nothing but the phase stops a thread: no cancellation, no exit() outside of main. A thread that waits does so on a
+ *	5. The phase only grows. worker_set_phase() is the one setter; guard and main call it.
+ *	6. Nothing but the phase stops a thread: no cancellation, and no exit but main's return and
+ *	   the guard's when the time is up. A thread that waits does so on a
  *	   file descriptor together with stop_fd, or for no longer than a second.
  *	7. What arrives as Kafka message is owned by the processor that took it from its queue, until the position behind it
  *	   is stored; it is destroyed before the consumer is.
@@ -98,6 +99,7 @@ typedef struct Worker
 	int64_t started_ms; /* now_ms() */
 	int stop_fd;		/* eventfds, readable from a phase on, never read: to wait on */
 	int abort_fd;
+	int fail_fd; /* readable once worker_fail() was called; main waits on it */
 	Metrics *metrics;
 	struct Consume *consume;
 	struct Publish *publish; /* NULL: PUBLISH=off */
@@ -105,6 +107,7 @@ typedef struct Worker
 
 	/* atomics */
 	_Atomic(WorkerPhase) phase;
+	atomic_bool failed;				/* worker_fail(): the process ends with 1 */
 	atomic_int http_port;			/* the one in use; 0: none yet (main writes it into the heartbeat) */
 	_Atomic int64_t poll_turned_ms; /* when the poller last turned; /healthz */
 	atomic_bool broker_up;			/* a broker answers */
@@ -147,6 +150,9 @@ worker_stopping(Worker *w)
 }
 /* Waits up to ms for fd (-1: none) to be readable or the stop. Returns true when fd is readable. Thread: any. */
 extern bool worker_wait(Worker *w, int fd, int64_t ms);
+
+/* Something that only a new process can mend: logs it, and lets main end this one with 1, in order. Thread: any. */
+extern void worker_fail(Worker *w, const char *message, const char *reason, const char *hint);
 
 /* ---- worker type ---- */
 /* Asks the database. 0: the process has the row now; 1: ask again later (said in log and health); -1: the settings are
