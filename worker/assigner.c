@@ -222,9 +222,6 @@ answered(Consume *c, const Ask *ask, const PGresult *res)
 		consume_count(c);
 	}
 	pthread_mutex_unlock(&c->lock);
-	if (part != NULL && stop == NULL)
-		log_info("partition is ours", F_TEXT("topic", ask->topic), F_INT("partition", ask->number),
-				 F_INT("epoch", db_int(res, 0, "epoch", 0)), F_INT("next_offset", db_int(res, 0, "next_offset", 0)));
 }
 
 static void

@@ -46,8 +46,14 @@ partition_set_state(Partition *part, PartitionState to, const char *reason)
 	PartitionState from = part->state;
 	bool legal = partition_may(from, to);
 
-	LOG_AT(legal ? LEVEL_INFO : LEVEL_ERROR, legal ? "partition" : "a partition can't change its state like this",
-		   F_TEXT("topic", part->topic), F_INT("partition", part->number), F_TEXT("from", partition_state_name(from)),
+	/* what passes by itself is no news */
+	bool passing = to == PARTITION_ASSIGNING || to == PARTITION_LOCATED || to == PARTITION_UNASSIGNED;
+
+	LOG_AT(!legal	 ? LEVEL_ERROR
+		   : passing ? LEVEL_DEBUG
+					 : LEVEL_INFO,
+		   legal ? "partition" : "a partition can't change its state like this", F_TEXT("topic", part->topic),
+		   F_INT("partition", part->number), F_TEXT("from", partition_state_name(from)),
 		   F_TEXT("to", partition_state_name(to)), F_TEXT("reason", reason));
 	if (legal)
 		part->state = to;

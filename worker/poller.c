@@ -72,6 +72,8 @@ fetch_list(Consume *c)
 static void
 fetch_done(Consume *c, const rd_kafka_topic_partition_list_t *list)
 {
+	char reason[100];
+
 	for (int i = 0; i < c->n_parts; i++)
 	{
 		Partition *part = c->parts[i];
@@ -80,8 +82,10 @@ fetch_done(Consume *c, const rd_kafka_topic_partition_list_t *list)
 
 		if (part->state == PARTITION_LOCATED && listed)
 		{
+			snprintf(reason, sizeof(reason), "fetching begins at %lld, epoch %lld", (long long) part->start_offset,
+					 (long long) part->epoch);
 			partition_start(part, part->start_offset);
-			partition_set_state(part, PARTITION_ACTIVE, "fetching begins");
+			partition_set_state(part, PARTITION_ACTIVE, reason);
 			processor_wake(&c->processors[part->owner]);
 		}
 		else if (part->state == PARTITION_DETACHING && !listed && !part->held)

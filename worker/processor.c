@@ -44,7 +44,7 @@ static const DbStatement statement_consume = {
 	"SELECT r.handled, r.logged, r.duplicate, r.skipped, r.failed, r.parked, r.deferred, r.dead_lettered, r.emitted,"
 	" r.due, r.next_due_ms, r.reload, r.stop, r.split, r.stats::text AS stats,"
 	" p.topic, p.partition, p.next_offset, p.fenced, p.pause"
-	" FROM sentinai.consume($1, $2, $3) r LEFT JOIN LATERAL jsonb_to_recordset(r.partitions)"
+	" FROM sentinai.consume($1::text, $2::text, $3::bytea) r LEFT JOIN LATERAL jsonb_to_recordset(r.partitions)"
 	" AS p(topic text, partition integer, next_offset bigint, fenced boolean, pause text) ON true",
 	3};
 
@@ -440,15 +440,20 @@ log_stats(const char *stats)
 	cJSON_Delete(rows);
 }
 
-/* Each of the call's partitions goes by itself from now on. */
-static void
+/* Each of the call's partitions goes by itself from now on. True: one of them didn't before. */
+static bool
 hold_taken(Processor *p)
 {
 	int64_t now = now_ms();
+	bool first = false;
 
 	for (int i = 0; i < p->n_taken; i++)
 		if (partition_hold(p->taken[i].part, now))
+		{
 			atomic_fetch_add(&p->c->alone, 1);
+			first = true;
+		}
+	return first;
 }
 
 static void
@@ -530,6 +535,7 @@ static void
 call_failed(Processor *p)
 {
 	const DbError *error = db_error(p->db);
+	bool first;
 
 	p->tick_ms = now_ms() + TICK_MS;
 	if (strcmp(error->sqlstate, "SN002") == 0 || strcmp(error->sqlstate, "SN003") == 0)
@@ -537,13 +543,13 @@ call_failed(Processor *p)
 		worker_fail(p->c->w, error->message, error->detail, error->hint);
 		return;
 	}
-	hold_taken(p);
+	first = hold_taken(p);
 	if (error->lost || worker_stopping(p->c->w))
 		return;
 	health_bad(p->c->w, HEALTH_CONSUME, error->message, error->hint);
-	log_error("a call of the database failed; its partitions are tried one by one", F_TEXT("sqlstate", error->sqlstate),
-			  F_TEXT("error", error->message), F_TEXT("detail", error->detail[0] ? error->detail : NULL),
-			  F_INT("partitions", p->n_taken));
+	LOG_AT(first ? LEVEL_ERROR : LEVEL_DEBUG, "a call of the database failed; its partitions are tried one by one",
+		   F_TEXT("sqlstate", error->sqlstate), F_TEXT("error", error->message),
+		   F_TEXT("detail", error->detail[0] ? error->detail : NULL), F_INT("partitions", p->n_taken));
 }
 
 static void
