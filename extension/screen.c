@@ -43,6 +43,16 @@ static SnStatement read_tenants = {
 	.n_args = 1,.args = {TEXTARRAYOID}
 };
 
+/*
+ * Who is about to wait for a tenant holds its row: tenant_resume() either comes before, and is seen here, or waits for this
+ * batch and finds its events.
+ */
+static SnStatement read_suspended = {
+	.sql = "SELECT t.tenant_id, t.status FROM sentinai.tenant t WHERE t.tenant_id = ANY ($1) AND t.status = 'suspended'"
+	" ORDER BY t.tenant_id FOR SHARE",
+	.n_args = 1,.args = {TEXTARRAYOID}
+};
+
 static SnStatement read_secret = {
 	.sql = "SELECT secret FROM sentinai.emit_secret",
 	.n_args = 0
@@ -317,25 +327,50 @@ screen_tenant(SnBatch *batch, SnWork *work, const char *status)
 				   message, psprintf("The event's tenant_id is \"%s\".", work->event.tenant_id));
 }
 
-/* One look at the tenant table for the whole batch. Due work passes it again. */
-static void
-screen_tenants(SnBatch *batch)
+/* Statuses from a statement that returns tenant_id and status; how many of them are suspended. */
+static int
+take_statuses(HTAB *table, SnStatement *statement, Datum array)
 {
-	SnColumn	tenants;
-	HTAB	   *table = make_tenant_table(batch, &tenants);
-	Datum		array;
-	uint64		n;
+	uint64		n = sn_execute(statement, &array, NULL);
+	int			suspended = 0;
 
-	if (tenants.n == 0)
-		return;
-	array = sn_column_array(&tenants);
-	n = sn_execute(&read_tenants, &array, NULL);
 	for (int row = 0; row < n; row++)
 	{
 		TenantEntry *entry = hash_search(table, sn_result_text(row, 1), HASH_FIND, NULL);
 
 		strlcpy(entry->status, sn_result_text(row, 2), sizeof(entry->status));
+		suspended += strcmp(entry->status, "suspended") == 0;
 	}
+	return suspended;
+}
+
+/* One look at the tenant table for the whole batch, and more of them only where a tenant is suspended. */
+static void
+read_statuses(HTAB *table, Datum array)
+{
+	int			suspended = take_statuses(table, &read_tenants, array);
+
+	/* Waiting for a row may have shown it to be active again; then another look, until all that are suspended are held. */
+	while (suspended > 0)
+	{
+		int			held = take_statuses(table, &read_suspended, array);
+
+		suspended = take_statuses(table, &read_tenants, array);
+		if (suspended == held)
+			break;
+	}
+}
+
+/* What each event's tenant says to it. Due work passes it again. */
+static void
+screen_tenants(SnBatch *batch)
+{
+	SnColumn	tenants;
+	HTAB	   *table = make_tenant_table(batch, &tenants);
+
+	if (tenants.n == 0)
+		return;
+	read_statuses(table, sn_column_array(&tenants));
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork	   *work = batch->work[i];

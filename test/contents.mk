@@ -12,7 +12,9 @@ PGTAP = \
 	catalog
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
-ISOLATION =
+ISOLATION = \
+	intake \
+	tenant
 
 # test/t/NNN_NAME.pl
 TAP = \
