@@ -9,7 +9,8 @@ REGRESS = \
 
 # test/pgtap/NAME.sql
 PGTAP = \
-	catalog
+	catalog \
+	role
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
 ISOLATION = \

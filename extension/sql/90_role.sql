@@ -60,10 +60,9 @@ GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
 DO $$
 DECLARE
 	may		record;
-	missing	text;
 BEGIN
 	FOR may IN
-		SELECT role_name, function_name
+		SELECT v.role_name, f.function_name
 		  FROM (VALUES
 			-- What sentinai-worker calls, and no more: these run as their owner.
 			('sentinai_worker', ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock',
@@ -72,26 +71,24 @@ BEGIN
 			('sentinai_handler', ARRAY['emit', 'fail', 'version']),
 			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version']),
 			('sentinai_platform', ARRAY['emit', 'fail', 'version', 'intake_handle', 'intake_deadline']),
-			('sentinai_viewer', ARRAY['version', 'tenant_list', 'exception_events', 'event_trace', 'event_why', 'worker_list',
-				'health', 'health_db', 'health_workers', 'metrics', 'dlq_list', 'dlq_get', 'dlq_stats', 'dlq_groups', 'dlq_growth',
-				'dlq_size', 'retry_delay', 'dedupe_status']),
+			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'event_trace',
+				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
+				'metrics', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
+				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'retry_policy_for', 'retry_delay', 'error_class',
+				'error_class_list', 'dedupe_status']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse'])
-		  ) v (role_name, function_names), pg_catalog.unnest(function_names) AS function_name
+		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
 						WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname = may.function_name) THEN
-			missing := pg_catalog.concat_ws(', ', missing, may.function_name);
-			CONTINUE;
+			RAISE EXCEPTION 'there is no function % for % to call', may.function_name, may.role_name;
 		END IF;
 		EXECUTE (SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure,
 																may.role_name), ';')
 				   FROM pg_catalog.pg_proc p
 				  WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname = may.function_name);
 	END LOOP;
-	IF missing IS NOT NULL THEN
-		RAISE DEBUG 'there is no function %', missing;
-	END IF;
 END
 $$;
 
@@ -117,7 +114,7 @@ BEGIN
 		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
 				'worker_instance', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
-				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'dead_letter_queue', 'dlq_history',
+				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'exceptions', 'exception', 'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2

@@ -17,6 +17,8 @@ cmp_ok(scalar @pages, '>', 5, 'there is a manual');
 for my $page (@pages)
 {
 	my @blocks = blocks_of($page);
+
+	is_deeply([ lost_links($page) ], [], "$page: its links lead somewhere");
 	next if !@blocks;
 	subtest $page => sub {
 		my $database = 'page_' . lc($page =~ s/\W/_/gr);
@@ -28,6 +30,15 @@ for my $page (@pages)
 	};
 }
 done_testing();
+
+# Pages and files of the repository that it points to, and that are not there
+sub lost_links
+{
+	my ($page) = @_;
+	my $folder = $page =~ m{^(.*/)} ? $1 : '';
+
+	return grep { !-e "$folder$_" } grep { !/^\w+:/ } Sentinai::Test::slurp($page) =~ /\]\(([^)#\s]+)[^)]*\)/g;
+}
 
 sub run_block
 {

@@ -1,0 +1,67 @@
+-- role: each role can do its work, and not the next one's. What is granted stands in the catalogue's test; here it is used.
+\set ON_ERROR_STOP on
+\pset format unaligned
+\pset tuples_only on
+BEGIN;
+SELECT plan(49);
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+
+SELECT tenant_add('ROLE_T') AS ignored \gset
+INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, exception_id, worker_type, step, error_type, error_message,
+							   fingerprint, original_topic, original_partition, original_offset, payload, payload_raw)
+	VALUES ('role-1', 'ExceptionIngested', 'ROLE_T', 'E', 'intake', 'screen', 'validation_error', 'for the test',
+			'f', 'exceptions', 0, 0, '{"secret": 1}', '\x7b7d');
+SELECT id AS dlq FROM dead_letter_queue WHERE event_id = 'role-1' \gset
+
+-- A viewer reads all that is no payload.
+SET ROLE sentinai_viewer;
+SELECT lives_ok(q, 'viewer: ' || q) FROM unnest(ARRAY[
+	'SELECT * FROM tenant_list()', 'SELECT * FROM dlq_list(''ROLE_T'')', 'SELECT * FROM dlq_stats(''ROLE_T'')',
+	'SELECT * FROM dlq_groups(''ROLE_T'')', 'SELECT * FROM dlq_growth(''ROLE_T'')', 'SELECT * FROM dlq_history(1)',
+	'SELECT * FROM dlq_size()', 'SELECT * FROM event_trace(''ROLE_T'', ''E'')', 'SELECT * FROM exception_events(''E'')',
+	'SELECT * FROM event_why(''ROLE_T'', ''role-1'')', 'SELECT * FROM retry_policy_list()', 'SELECT * FROM error_class_list()',
+	'SELECT * FROM dedupe_status()', 'SELECT * FROM worker_list()', 'SELECT health(), health_db(), health_workers()',
+	'SELECT metrics()', 'SELECT * FROM maintenance_status()', 'SELECT * FROM exceptions', 'SELECT * FROM exception',
+	'SELECT * FROM event_processing_log', 'SELECT id, event_id, error_message FROM dead_letter_queue',
+	'SELECT event_id, event_type FROM event_log', 'SELECT * FROM kafka_offset', 'SELECT id, status FROM event_pending']) q;
+SELECT is((SELECT payload FROM dlq_list('ROLE_T')), NULL, 'viewer: a dead letter has no payload');
+SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
+	'SELECT payload FROM dead_letter_queue', 'SELECT payload_raw FROM dead_letter_queue', 'SELECT payload FROM event_log',
+	'SELECT record_value FROM event_pending', 'SELECT * FROM outbox', 'SELECT * FROM emit_secret',
+	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'UPDATE exceptions SET owner = ''x''']) q;
+RESET ROLE;
+
+-- With sentinai_payload it sees them.
+CREATE ROLE regress_sees IN ROLE sentinai_viewer, sentinai_payload;
+SET ROLE regress_sees;
+SELECT is((SELECT payload FROM dlq_list('ROLE_T')), '{"secret": 1}', 'viewer with payload: a dead letter has its payload');
+SELECT lives_ok('SELECT * FROM dead_letter_queue', 'viewer with payload: the runbook''s SELECT *');
+SELECT lives_ok('SELECT * FROM event_log', 'viewer with payload: the same of event_log');
+RESET ROLE;
+
+-- An operator works on dead letters.
+SET ROLE sentinai_operator;
+SELECT lives_ok(format('SELECT dlq_retry(%s, ''fixed'')', :dlq), 'operator: retries a dead letter');
+SELECT lives_ok('SELECT event_publish(''exceptions'', ''{"event_type": "ExceptionIngested", "tenant_id": "ROLE_T", "payload": {}}'')',
+	'operator: publishes an event');
+SELECT lives_ok('DELETE FROM dead_letter_queue WHERE tenant_id = ''ROLE_T''', 'operator: clears dead letters');
+SELECT throws_ok('TRUNCATE dead_letter_queue', '42501', NULL, 'operator may not truncate them');
+SELECT throws_ok('SELECT handler_add(''intake'', ''ExceptionIngested'', ''app.f'')', '42501', NULL, 'operator may not register handlers');
+RESET ROLE;
+
+-- A worker calls its functions and sees no table.
+SET ROLE sentinai_worker;
+SELECT lives_ok('SELECT * FROM worker_config(''intake'')', 'worker: asks for its configuration');
+SELECT lives_ok('SELECT * FROM assign(''intake'', ''intake-workers'', ''exceptions'', 0)', 'worker: takes a partition');
+SELECT throws_ok('SELECT * FROM tenant', '42501', NULL, 'worker may not look at tenants');
+SELECT throws_ok('SELECT activate()', '42501', NULL, 'worker may not activate by itself');
+RESET ROLE;
+
+-- Outside of a handler emit and fail are refused, whoever calls.
+SET ROLE sentinai_handler;
+SELECT throws_ok('SELECT emit(NULL::sentinai.event, ''ExceptionNormalized'', ''{}'')', 'SN008', NULL, 'handler: emit only inside');
+SELECT throws_ok('SELECT fail(NULL::sentinai.event, ''x'', ''y'')', 'SN008', NULL, 'handler: fail only inside');
+RESET ROLE;
+
+SELECT * FROM finish();
+ROLLBACK;
