@@ -14,7 +14,7 @@ COMMENT ON COLUMN sentinai.worker_type.name IS 'WORKER_TYPE of the process.';
 COMMENT ON COLUMN sentinai.worker_type.topic IS 'The topic of Kafka that it reads.';
 COMMENT ON COLUMN sentinai.worker_type.group_id IS 'Its consumer group.';
 COMMENT ON COLUMN sentinai.worker_type.owns_topic IS 'One worker type of each topic owns it: it logs every record and refuses what can''t be read.';
-COMMENT ON COLUMN sentinai.worker_type.http_port IS 'Where its HTTP port is looked for first; NULL: 9010.';
+COMMENT ON COLUMN sentinai.worker_type.http_port IS 'Where its HTTP port is looked for first; NULL: from 9000 on.';
 COMMENT ON COLUMN sentinai.worker_type.builtin IS 'Installed with the extension.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.worker_type', 'WHERE NOT builtin');
 

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(49);
+SELECT plan(51);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -53,6 +53,8 @@ RESET ROLE;
 SET ROLE sentinai_worker;
 SELECT lives_ok('SELECT * FROM worker_config(''intake'')', 'worker: asks for its configuration');
 SELECT lives_ok('SELECT * FROM assign(''intake'', ''intake-workers'', ''exceptions'', 0)', 'worker: takes a partition');
+SELECT lives_ok('SELECT set_config(''sentinai.allow_future_schema'', ''on'', false)', 'worker: takes newer envelopes');
+SELECT throws_ok('SELECT set_config(''sentinai.handler_timeout'', ''1h'', false)', '42501', NULL, 'worker may not change other settings');
 SELECT throws_ok('SELECT * FROM tenant', '42501', NULL, 'worker may not look at tenants');
 SELECT throws_ok('SELECT activate()', '42501', NULL, 'worker may not activate by itself');
 RESET ROLE;
