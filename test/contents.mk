@@ -20,14 +20,20 @@ ISOLATION = \
 # test/t/NNN_NAME.pl
 TAP = \
 	010_upgrade \
+	020_dump \
+	100_circle \
+	120_kill \
 	200_runbook \
 	210_docs
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
 	catalog \
+	circle \
 	docs \
+	dump \
 	json \
+	kill \
 	runbook \
 	upgrade
 

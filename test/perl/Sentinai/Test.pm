@@ -26,6 +26,8 @@ Sentinai::Test - a cluster, a broker and workers of a test's own
 
   $w->stop;  $w->kill;  $w->start;                # SIGTERM and its status; SIGKILL; the same once more
   my ($status, $body) = $w->http('/healthz');
+  my $copy = $t->copy_cluster('copy');            # the same, on a base backup of the cluster
+  $t->program('pg_dump', '-f', $file, 'sentinai');
   $t->cluster('immediate'); $t->cluster('start'); # a command of test/cluster/cluster
   $t->kafka('kill'); $t->kafka('start');          # a command of test/kafka/kafka
 
@@ -82,12 +84,27 @@ sub new
 	push @alive, $self;
 	$self->{cluster_dir} = "$self->{dir}/cluster";
 	$self->{kafka_dir} = "$self->{dir}/kafka";
-	$self->destroy_servers;    # what an earlier run left behind
+	$self->remove_leftovers;
 	make_path($self->{dir});
 	$self->start_servers;
 	$self->read_environment;
 	$self->create_extension if $option{extension} // 1;
 	return $self;
+}
+
+# What an earlier run that failed has left to be looked at, copies included
+sub remove_leftovers
+{
+	my ($self) = @_;
+
+	for my $dir ("$self->{dir}", glob "$self->{dir}/*")
+	{
+		local $self->{cluster_dir} = "$dir/cluster";
+		local $self->{kafka_dir} = "$dir/kafka";
+		$self->destroy_servers;
+	}
+	remove_tree($self->{dir});
+	return;
 }
 
 # Workers log in as what they will be in production: a member of sentinai_worker and of nothing else.
@@ -158,6 +175,33 @@ sub kafka
 	local $ENV{KAFKA_SETTINGS} = $self->{option}{kafka_settings} // '';
 	make_path($self->{kafka_dir});
 	return run("$top/test/kafka/kafka", @command);
+}
+
+# Another test object, on a base backup of this one's cluster
+sub copy_cluster
+{
+	my ($self, $name) = @_;
+	my $copy = bless {
+		%$self,
+		dir => "$self->{dir}/$name",
+		cluster_dir => "$self->{dir}/$name/cluster",
+		kafka_dir => "$self->{dir}/$name/kafka",
+		workers => [],
+		sessions => [],
+	}, ref $self;
+
+	unshift @alive, $copy;		# ends before the one whose folder it lies in
+	$copy->cluster('copy', $self->{cluster_dir});
+	$copy->cluster('start');
+	$copy->read_environment;
+	return $copy;
+}
+
+# A program of the server's (pg_dump, pgbench), as the superuser over the socket
+sub program
+{
+	my ($self, $program, @arguments) = @_;
+	return run("$self->{bin}/$program", '-h', $self->{socket}, '-p', $self->{port}, '-U', 'postgres', @arguments);
 }
 
 sub url { return $_[0]{url} }

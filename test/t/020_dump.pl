@@ -1,0 +1,139 @@
+# What users own survives pg_dump into another database, and a base backup; and the work goes on there from where it was.
+use Sentinai::Test;
+
+my $t = Sentinai::Test->new;
+my $search = 'SET search_path = sentinai, public;';
+
+# Every table that the extension has dumped, with its condition: all rows as text, in one order.
+sub owned
+{
+	my ($source, %option) = @_;
+	my @tables = $source->rows(
+		q{SELECT r::regclass, e.extcondition[o] FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS u (r, o)
+		   WHERE extname = 'sentinai' AND (SELECT relkind FROM pg_class WHERE oid = r) IN ('r', 'p') ORDER BY r::regclass::text},
+		%option);
+	my %rows;
+
+	for my $table (@tables)
+	{
+		my ($name, $condition) = @$table;
+		$rows{$name} = [
+			map { $_->[0] } $source->rows(qq{SELECT x::text FROM (SELECT * FROM $name $condition) x ORDER BY x::text COLLATE "C"}, %option)
+		];
+	}
+	return \%rows;
+}
+
+sub event
+{
+	my ($event, $type, $exception, $payload) = @_;
+	return qq({"event_id": "$event", "event_type": "$type", "tenant_id": "TENANT_001", "exception_id": "$exception",)
+	  . qq( "payload": $payload});
+}
+
+# One call of consume with these records of partition 0, from where assign() says
+sub consume
+{
+	my ($source, $worker, $group, $topic, $from, $values, %option) = @_;
+	my $records = join ', ', map {
+		my $offset = $from + $_;
+		"ROW('$topic', 0, $offset, (SELECT epoch FROM kafka_offset WHERE group_id = '$group' AND topic = '$topic'), now(), 'k', NULL,"
+		  . " convert_to('$values->[$_]', 'UTF8'))"
+	} 0 .. $#$values;
+	return $source->sql(
+		"$search SELECT format('handled %s duplicate %s failed %s dead %s due %s', handled, duplicate, failed, dead_lettered, due)"
+		  . " FROM consume('$worker', '$group', ARRAY[$records]::sentinai.record[])",
+		%option);
+}
+
+# ---------------------------------------------------------------- something of everything
+
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+SELECT tenant_add('TENANT_001', 'One'), tenant_add('TENANT_002');
+SELECT tenant_suspend('TENANT_002');
+CREATE SCHEMA app;
+CREATE TABLE app.done (event_id text PRIMARY KEY);
+CREATE FUNCTION app.work(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.payload ? 'fail' THEN
+		RAISE EXCEPTION 'failed as told';
+	END IF;
+	INSERT INTO app.done VALUES (e.event_id);
+END $$;
+GRANT USAGE ON SCHEMA app TO sentinai_handler;
+GRANT INSERT ON app.done TO sentinai_handler;
+SELECT event_type_add('WorkToDo');
+SELECT worker_type_add('billing', 'work', 'billing-group'), handler_add('billing', 'WorkToDo', 'app.work');
+SELECT assign('intake', 'intake-workers', 'exceptions', 0);
+SELECT assign('billing', 'billing-group', 'work', 0);
+SQL
+is(
+	consume($t, 'intake', 'intake-workers', 'exceptions', 0,
+		[ event('EVT_1', 'ExceptionIngested', 'EXC_1', '{"severity": "low"}'), 'no JSON', event('EVT_2', 'ExceptionIngested', 'EXC_2', '{}') ]),
+	'handled 2 duplicate 0 failed 0 dead 1 due 0', 'intake has handled something');
+is(
+	consume($t, 'billing', 'billing-group', 'work', 0,
+		[ event('W_1', 'WorkToDo', 'X_1', '{}'), event('W_2', 'WorkToDo', 'X_2', '{"fail": 1}') ]),
+	'handled 1 duplicate 0 failed 1 dead 0 due 0', 'a handler of the user\'s too, and one event waits for its retry');
+$t->sql(q{UPDATE sentinai.event_pending SET next_attempt_at = now() + interval '1 day'});
+
+my $secret = $t->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')});
+my $before = owned($t);
+my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
+
+# A table that is empty on both sides shows nothing; these have rows.
+for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
+	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state
+	exceptions exception_event))
+{
+	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
+}
+cmp_ok(scalar(map { @{ $before->{"sentinai.outbox_$_"} } } 0 .. 2), '>', 0, 'the outbox has rows to lose');
+
+# What must hold in a copy, however it was made
+sub goes_on
+{
+	my ($source, $how, %option) = @_;
+
+	is_deeply(owned($source, %option), $before, "$how: every row that users own is there");
+	is($source->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')}, %option), $secret,
+		"$how: the marks on our own records stay valid");
+	is($source->sql("$search SELECT next_offset FROM assign('intake', 'intake-workers', 'exceptions', 0)", %option), '3',
+		"$how: a worker reads on where it was");
+	$source->sql("$search SELECT assign('billing', 'billing-group', 'work', 0)", %option);
+	is(
+		consume($source, 'intake', 'intake-workers', 'exceptions', 3,
+			[ event('EVT_1', 'ExceptionIngested', 'EXC_1', '{"severity": "low"}'), event('EVT_3', 'ExceptionIngested', 'EXC_3', '{}'), 'no JSON' ],
+			%option),
+		'handled 1 duplicate 1 failed 0 dead 1 due 0', "$how: what was handled before is a duplicate, what is new is handled");
+	cmp_ok($source->sql('SELECT max(id) FROM sentinai.dead_letter_queue', %option), '>', $dead, "$how: ids go on");
+	$source->sql(
+		q{UPDATE sentinai.event_pending SET next_attempt_at = now(), record_value = convert_to(replace(convert_from(record_value, 'UTF8'), '"fail"', '"well"'), 'UTF8')},
+		%option);
+	is(consume($source, 'billing', 'billing-group', 'work', 2, [ event('W_3', 'WorkToDo', 'X_3', '{}') ], %option),
+		'handled 2 duplicate 0 failed 0 dead 0 due 1', "$how: the retry that was open happens");
+	is($source->sql('SELECT string_agg(event_id, $$ $$ ORDER BY event_id) FROM app.done', %option), 'W_1 W_2 W_3',
+		"$how: each was done once");
+	return;
+}
+
+# ---------------------------------------------------------------- a base backup, first: it is of this very state
+
+my $copy = $t->copy_cluster('copy');
+goes_on($copy, 'base backup');
+
+# ---------------------------------------------------------------- pg_dump into another database
+
+my $dump = "$t->{dir}/dump.sql";
+$t->program('pg_dump', '-f', $dump, 'sentinai');
+$t->sql('CREATE DATABASE restored');
+my ($status, $out, $err) = $t->sql_status("\\i $dump", database => 'restored');
+is($status, 0, 'the dump goes in without an error') or diag($err);
+is($t->sql('SELECT sentinai.is_active()', database => 'restored'), 'f', 'a restored database is quiet');
+goes_on($t, 'dump', database => 'restored');
+is($t->sql('SELECT sentinai.is_active()', database => 'restored'), 't', 'until a worker comes');
+
+is_deeply(owned($t), $before, 'the first database has noticed nothing');
+
+done_testing();
