@@ -21,13 +21,13 @@
 
 typedef struct Enough
 {
-	Oid			relid;			/* of the table activation */
+	Oid relid; /* of the table activation */
 	TimestampTz until;
 } Enough;
 
 static Enough committed;
-static Enough pending;			/* of the current transaction */
-static int	pending_level;		/* nesting level of the subtransaction that pending belongs to; 0: nothing pending */
+static Enough pending;	  /* of the current transaction */
+static int pending_level; /* nesting level of the subtransaction that pending belongs to; 0: nothing pending */
 
 static bool
 is_enough(const Enough *enough, Oid relid)
@@ -38,7 +38,7 @@ is_enough(const Enough *enough, Oid relid)
 static Oid
 activation_relid(void)
 {
-	Oid			relid = get_relname_relid("activation", get_namespace_oid(SN_SCHEMA, true));
+	Oid relid = get_relname_relid("activation", get_namespace_oid(SN_SCHEMA, true));
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
@@ -52,8 +52,8 @@ activation_relid(void)
 static TimestampTz
 activation_make(void)
 {
-	bool		isnull;
-	Datum		until;
+	bool isnull;
+	Datum until;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -67,14 +67,13 @@ activation_make(void)
 void
 sn_activate(void)
 {
-	Oid			relid = activation_relid();
+	Oid relid = activation_relid();
 
 	if (is_enough(&committed, relid) || (pending_level > 0 && is_enough(&pending, relid)))
 		return;
 	if (RecoveryInProgress())
 		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("sentinai does not handle events on a standby"),
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION), errmsg("sentinai does not handle events on a standby"),
 				 errhint("Connect to the primary server.")));
 
 	pending.until = activation_make();

@@ -14,4 +14,4 @@ extern void sn_activate(void);
 
 extern void sn_activation_install(void);
 
-#endif							/* SENTINAI_ACTIVATION_H */
+#endif /* SENTINAI_ACTIVATION_H */

@@ -44,4 +44,4 @@
 /* nextval_internal() and the data of a sequence. */
 #define SN_NEXTVAL(relid) nextval_internal((relid), false)
 
-#endif							/* SENTINAI_COMPAT_H */
+#endif /* SENTINAI_COMPAT_H */

@@ -20,8 +20,8 @@ static SPIPlanPtr state_plan;
 static int32
 int_column(int column, int32 if_null)
 {
-	bool		isnull;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	bool isnull;
+	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
 
 	return isnull ? if_null : DatumGetInt32(value);
 }
@@ -32,7 +32,7 @@ state_read(SnGenerations *state)
 {
 	if (state_plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(STATE_QUERY, 0, NULL);
+		SPIPlanPtr plan = SPI_prepare(STATE_QUERY, 0, NULL);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare \"%s\"", STATE_QUERY);

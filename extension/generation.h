@@ -16,9 +16,9 @@
 
 typedef struct SnGenerations
 {
-	int32		state_number;
-	int32		newest;
-	int32		previous_open;	/* insert into this one too, with shadow = true; 0: none is open */
+	int32 state_number;
+	int32 newest;
+	int32 previous_open; /* insert into this one too, with shadow = true; 0: none is open */
 } SnGenerations;
 
 /*
@@ -27,4 +27,4 @@ typedef struct SnGenerations
  */
 extern void sn_generation_enter(SnGenerations *generations);
 
-#endif							/* SENTINAI_GENERATION_H */
+#endif /* SENTINAI_GENERATION_H */

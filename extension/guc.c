@@ -20,99 +20,97 @@ enum
 	SN_EVENT_LOG_FAILURES
 };
 
-static const struct config_enum_entry event_log_modes[] = {
-	{"full", SN_EVENT_LOG_FULL, false},
-	{"failures", SN_EVENT_LOG_FAILURES, false},
-	{NULL, 0, false}
-};
+static const struct config_enum_entry event_log_modes[] = {{"full", SN_EVENT_LOG_FULL, false},
+														   {"failures", SN_EVENT_LOG_FAILURES, false},
+														   {NULL, 0, false}};
 
-bool		sn_allow_future_schema;
-char	   *sn_databases;
-int			sn_dedupe_generation_rows;
-int			sn_dedupe_window;
-int			sn_emit_idle_timeout_ms;
+bool sn_allow_future_schema;
+char *sn_databases;
+int sn_dedupe_generation_rows;
+int sn_dedupe_window;
+int sn_emit_idle_timeout_ms;
 const char *sn_event_log_mode = "full";
-int			sn_event_retention;
-int			sn_handler_timeout_ms;
-int			sn_maintenance_interval_ms;
-int			sn_max_event_bytes;
-int			sn_max_event_depth;
-int			sn_metric_series_max;
-bool		sn_metrics_include_tenant_id;
-int			sn_outbox_rotation_period_ms;
-int			sn_pending_max;
-char	   *sn_tenant_id;
+int sn_event_retention;
+int sn_handler_timeout_ms;
+int sn_maintenance_interval_ms;
+int sn_max_event_bytes;
+int sn_max_event_depth;
+int sn_metric_series_max;
+bool sn_metrics_include_tenant_id;
+int sn_outbox_rotation_period_ms;
+int sn_pending_max;
+char *sn_tenant_id;
 
-static int	event_log_mode;
+static int event_log_mode;
 
 typedef struct BoolSetting
 {
 	const char *name;
-	bool	   *variable;
-	bool		boot;
-	GucContext	context;
+	bool *variable;
+	bool boot;
+	GucContext context;
 	const char *description;
 } BoolSetting;
 
 typedef struct IntSetting
 {
 	const char *name;
-	int		   *variable;
-	int			boot;
-	int			min;
-	int			max;
-	int			unit;
-	GucContext	context;
+	int *variable;
+	int boot;
+	int min;
+	int max;
+	int unit;
+	GucContext context;
 	const char *description;
 } IntSetting;
 
 typedef struct StringSetting
 {
 	const char *name;
-	char	  **variable;
+	char **variable;
 	const char *boot;
-	int			flags;
-	GucContext	context;
+	int flags;
+	GucContext context;
 	const char *description;
 } StringSetting;
 
 static const BoolSetting bool_settings[] = {
 	{"sentinai.allow_future_schema", &sn_allow_future_schema, false, PGC_SUSET,
-	"Takes events whose version is above 1."},
+	 "Takes events whose version is above 1."},
 	{"sentinai.metrics_include_tenant_id", &sn_metrics_include_tenant_id, false, PGC_SIGHUP,
-	"Counts by tenant in metrics(); otherwise the label tenant_id is \"all\"."},
+	 "Counts by tenant in metrics(); otherwise the label tenant_id is \"all\"."},
 };
 
 static const IntSetting int_settings[] = {
 	{"sentinai.dedupe_generation_rows", &sn_dedupe_generation_rows, 50000000, 1, INT_MAX, 0, PGC_SIGHUP,
-	"Number of identities after which a new generation of event_processing_log is begun early."},
+	 "Number of identities after which a new generation of event_processing_log is begun early."},
 	{"sentinai.dedupe_window", &sn_dedupe_window, 7 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
-	"How long an identity is remembered at least, so that its event is handled once."},
+	 "How long an identity is remembered at least, so that its event is handled once."},
 	{"sentinai.emit_idle_timeout", &sn_emit_idle_timeout_ms, 60 * 1000, 0, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
-	"Ends a transaction that has emitted and is idle for this long, since it holds the outbox; 0 never ends one."},
+	 "Ends a transaction that has emitted and is idle for this long, since it holds the outbox; 0 never ends one."},
 	{"sentinai.event_retention", &sn_event_retention, 30 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
-	"How long event_log is kept; whole days go at once."},
+	 "How long event_log is kept; whole days go at once."},
 	{"sentinai.handler_timeout", &sn_handler_timeout_ms, 30 * 1000, 1, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SUSET,
-	"Longest time of one call of a handler that has no time of its own."},
+	 "Longest time of one call of a handler that has no time of its own."},
 	{"sentinai.maintenance_interval", &sn_maintenance_interval_ms, 1000, 10, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SIGHUP,
-	"Shortest time between two rounds of the maintenance worker."},
+	 "Shortest time between two rounds of the maintenance worker."},
 	{"sentinai.max_event_bytes", &sn_max_event_bytes, 1024 * 1024, 1024, 128 * 1024 * 1024, GUC_UNIT_BYTE, PGC_SIGHUP,
-	"Largest value of a record that is taken as an event; above it is a dead letter."},
+	 "Largest value of a record that is taken as an event; above it is a dead letter."},
 	{"sentinai.max_event_depth", &sn_max_event_depth, 128, 1, 1000, 0, PGC_SIGHUP,
-	"Deepest nesting of arrays and objects in an event; above it is a dead letter."},
+	 "Deepest nesting of arrays and objects in an event; above it is a dead letter."},
 	{"sentinai.metric_series_max", &sn_metric_series_max, 10000, 100, 1000000, 0, PGC_POSTMASTER,
-	"Number of series that shared memory has room for; further ones are counted as dropped."},
+	 "Number of series that shared memory has room for; further ones are counted as dropped."},
 	{"sentinai.outbox_rotation_period", &sn_outbox_rotation_period_ms, 30 * 1000, 10, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
-	"How long rows are written to one table of the outbox before the next one's turn."},
+	 "How long rows are written to one table of the outbox before the next one's turn."},
 	{"sentinai.pending_max", &sn_pending_max, 100000, 1, INT_MAX, 0, PGC_SIGHUP,
-	"Number of waiting events of a worker type above which no further records are read."},
+	 "Number of waiting events of a worker type above which no further records are read."},
 };
 
 static const StringSetting string_settings[] = {
 	{"sentinai.databases", &sn_databases, "", GUC_LIST_INPUT, PGC_SIGHUP,
-	"Names of the databases that get a maintenance worker once they are active; empty: all."},
+	 "Names of the databases that get a maintenance worker once they are active; empty: all."},
 	{"sentinai.tenant_id", &sn_tenant_id, "", 0, PGC_USERSET,
-	"Tenant of this session, for roles that may choose theirs."},
+	 "Tenant of this session, for roles that may choose theirs."},
 };
 
 static void
@@ -128,8 +126,7 @@ sn_guc_define(void)
 	{
 		const BoolSetting *s = &bool_settings[i];
 
-		DefineCustomBoolVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, 0,
-								 NULL, NULL, NULL);
+		DefineCustomBoolVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, 0, NULL, NULL, NULL);
 	}
 	for (int i = 0; i < lengthof(int_settings); i++)
 	{
@@ -142,11 +139,11 @@ sn_guc_define(void)
 	{
 		const StringSetting *s = &string_settings[i];
 
-		DefineCustomStringVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, s->flags,
-								   NULL, NULL, NULL);
+		DefineCustomStringVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, s->flags, NULL,
+								   NULL, NULL);
 	}
 	DefineCustomEnumVariable("sentinai.event_log_mode", "What event_log keeps: every event, or only those that failed.",
-							 NULL, &event_log_mode, SN_EVENT_LOG_FULL, event_log_modes, PGC_SIGHUP, 0,
-							 NULL, event_log_mode_assign, NULL);
+							 NULL, &event_log_mode, SN_EVENT_LOG_FULL, event_log_modes, PGC_SIGHUP, 0, NULL,
+							 event_log_mode_assign, NULL);
 	MarkGUCPrefixReserved("sentinai");
 }

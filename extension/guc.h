@@ -8,22 +8,22 @@
 #include "postgres.h"
 
 extern bool sn_allow_future_schema;
-extern char *sn_databases;			/* list of names; empty: all */
-extern int	sn_dedupe_generation_rows;
-extern int	sn_dedupe_window;			/* seconds */
-extern int	sn_emit_idle_timeout_ms;
-extern const char *sn_event_log_mode;	/* "full" or "failures" */
-extern int	sn_event_retention;		/* seconds */
-extern int	sn_handler_timeout_ms;
-extern int	sn_maintenance_interval_ms;
-extern int	sn_max_event_bytes;
-extern int	sn_max_event_depth;
-extern int	sn_metric_series_max;
+extern char *sn_databases; /* list of names; empty: all */
+extern int sn_dedupe_generation_rows;
+extern int sn_dedupe_window; /* seconds */
+extern int sn_emit_idle_timeout_ms;
+extern const char *sn_event_log_mode; /* "full" or "failures" */
+extern int sn_event_retention;		  /* seconds */
+extern int sn_handler_timeout_ms;
+extern int sn_maintenance_interval_ms;
+extern int sn_max_event_bytes;
+extern int sn_max_event_depth;
+extern int sn_metric_series_max;
 extern bool sn_metrics_include_tenant_id;
-extern int	sn_outbox_rotation_period_ms;
-extern int	sn_pending_max;
+extern int sn_outbox_rotation_period_ms;
+extern int sn_pending_max;
 extern char *sn_tenant_id;
 
 extern void sn_guc_define(void);
 
-#endif							/* SENTINAI_GUC_H */
+#endif /* SENTINAI_GUC_H */

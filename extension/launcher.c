@@ -56,7 +56,7 @@ typedef struct Worker
 	BackgroundWorkerHandle *handle; /* NULL: none was started, or its end has been seen */
 	TimestampTz started_at;
 	TimestampTz start_after;
-	int			backoff_ms;
+	int backoff_ms;
 } Worker;
 
 static Worker workers[SN_MAX_DATABASES];
@@ -113,7 +113,7 @@ static bool
 hold_done(Oid database)
 {
 	SnDatabase *entry;
-	int			pid = 0;
+	int pid = 0;
 
 	LWLockAcquire(sn_shared->launcher_lock, LW_EXCLUSIVE);
 	entry = sn_launcher_find(database);
@@ -163,16 +163,17 @@ sn_launcher_release(Oid database, bool dropped)
 static bool
 database_chosen(const char *name)
 {
-	char	   *copy = pstrdup(sn_databases);
-	List	   *names;
-	ListCell   *cell;
+	char *copy = pstrdup(sn_databases);
+	List *names;
+	ListCell *cell;
 
 	if (!SplitIdentifierString(copy, ',', &names))
 	{
-		ereport(LOG, (errmsg("setting sentinai.databases is not a list of names: no database gets a maintenance worker")));
+		ereport(LOG,
+				(errmsg("setting sentinai.databases is not a list of names: no database gets a maintenance worker")));
 		return false;
 	}
-	foreach(cell, names)
+	foreach (cell, names)
 	{
 		if (strcmp((const char *) lfirst(cell), name) == 0)
 			return true;
@@ -185,10 +186,10 @@ static List *
 databases_eligible(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *oids = NIL;
-	Relation	rel;
+	List *oids = NIL;
+	Relation rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -220,26 +221,32 @@ databases_eligible(void)
 static void
 list_update(bool look_at_all)
 {
-	List	   *eligible = databases_eligible();
-	ListCell   *cell;
-	bool		full = false;
+	List *eligible = databases_eligible();
+	ListCell *cell;
+	bool full = false;
 
 	LWLockAcquire(sn_shared->launcher_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SN_MAX_DATABASES; i++)
 	{
 		SnDatabase *entry = &sn_shared->databases[i];
 
-		if (OidIsValid(entry->database) && !list_member_oid(eligible, entry->database))
+		if (!OidIsValid(entry->database))
+			continue;
+		entry->listed = list_member_oid(eligible, entry->database);
+		if (!entry->listed)
 			entry->gone = true;
 	}
-	foreach(cell, eligible)
+	foreach (cell, eligible)
 	{
 		SnDatabase *entry = look_at_all ? database_add(lfirst_oid(cell)) : NULL;
 
 		if (look_at_all && entry == NULL)
 			full = true;
 		else if (entry)
+		{
+			entry->listed = true;
 			entry->gone = false;
+		}
 	}
 	LWLockRelease(sn_shared->launcher_lock);
 	list_free(eligible);
@@ -247,6 +254,24 @@ list_update(bool look_at_all)
 	if (full)
 		ereport(LOG, (errmsg("sentinai looks after at most %d databases", SN_MAX_DATABASES),
 					  errhint("Name those that matter in sentinai.databases.")));
+}
+
+/* A database was named that has not been compared with pg_database and sentinai.databases. */
+static bool
+list_outdated(void)
+{
+	bool outdated = false;
+
+	LWLockAcquire(sn_shared->launcher_lock, LW_SHARED);
+	for (int i = 0; i < SN_MAX_DATABASES; i++)
+	{
+		SnDatabase *entry = &sn_shared->databases[i];
+
+		if (OidIsValid(entry->database) && !entry->listed && !entry->gone)
+			outdated = true;
+	}
+	LWLockRelease(sn_shared->launcher_lock);
+	return outdated;
 }
 
 /* ---- the workers ---- */
@@ -275,7 +300,7 @@ worker_start(int i, Oid database)
 static void
 worker_backoff(Worker *worker, TimestampTz now)
 {
-	bool		ran_long = TimestampDifferenceExceeds(worker->started_at, now, BACKOFF_MAX_MS);
+	bool ran_long = TimestampDifferenceExceeds(worker->started_at, now, BACKOFF_MAX_MS);
 
 	if (worker->backoff_ms == 0 || ran_long)
 		worker->backoff_ms = BACKOFF_MIN_MS;
@@ -289,7 +314,7 @@ static void
 worker_ended(int i, TimestampTz now)
 {
 	SnDatabase *entry = &sn_shared->databases[i];
-	Worker	   *worker = &workers[i];
+	Worker *worker = &workers[i];
 
 	pfree(worker->handle);
 	worker->handle = NULL;
@@ -328,8 +353,8 @@ static bool
 database_step(int i, TimestampTz now)
 {
 	SnDatabase *entry = &sn_shared->databases[i];
-	Worker	   *worker = &workers[i];
-	pid_t		pid;
+	Worker *worker = &workers[i];
+	pid_t pid;
 
 	if (worker->handle && GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED)
 		worker_ended(i, now);
@@ -340,7 +365,8 @@ database_step(int i, TimestampTz now)
 		entry->database = InvalidOid;
 		memset(worker, 0, sizeof(*worker));
 	}
-	return !entry->gone && worker->handle == NULL && !held(entry) && !orphaned(entry) && now >= worker->start_after;
+	return entry->listed && !entry->gone && worker->handle == NULL && !held(entry) && !orphaned(entry) &&
+		   now >= worker->start_after;
 }
 
 /* Starts the worker of entry i, outside of the lock. */
@@ -357,10 +383,8 @@ database_start(int i, Oid database, TimestampTz now)
 	}
 	worker_backoff(&workers[i], now);
 	if (!complained)
-		ereport(LOG,
-				(errmsg("could not start a maintenance worker for database %u", database),
-				 errdetail("There is no free background worker slot."),
-				 errhint("Raise max_worker_processes.")));
+		ereport(LOG, (errmsg("could not start a maintenance worker for database %u", database),
+					  errdetail("There is no free background worker slot."), errhint("Raise max_worker_processes.")));
 	complained = true;
 }
 
@@ -369,15 +393,15 @@ static long
 databases_step(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		sleep_ms = LIST_INTERVAL_MS;
-	int			probes = 0;
+	long sleep_ms = LIST_INTERVAL_MS;
+	int probes = 0;
 
 	for (int i = 0; i < SN_MAX_DATABASES; i++)
 	{
 		SnDatabase *entry = &sn_shared->databases[i];
-		Oid			database;
-		bool		probe;
-		bool		start = false;
+		Oid database;
+		bool probe;
+		bool start = false;
 
 		LWLockAcquire(sn_shared->launcher_lock, LW_EXCLUSIVE);
 		database = entry->database;
@@ -428,7 +452,7 @@ void
 sn_launcher_main(Datum arg)
 {
 	TimestampTz list_at = 0;
-	bool		look_at_all = true;
+	bool look_at_all = true;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -438,7 +462,7 @@ sn_launcher_main(Datum arg)
 
 	while (!ShutdownRequestPending)
 	{
-		long		sleep_ms;
+		long sleep_ms;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -448,7 +472,7 @@ sn_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			look_at_all = true;
 		}
-		if (look_at_all || GetCurrentTimestamp() >= list_at)
+		if (look_at_all || list_outdated() || GetCurrentTimestamp() >= list_at)
 		{
 			list_update(look_at_all);
 			look_at_all = false;
@@ -458,7 +482,7 @@ sn_launcher_main(Datum arg)
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sleep_ms, PG_WAIT_EXTENSION);
 	}
-	proc_exit(1);				/* 0 would mean: never start it again */
+	proc_exit(1); /* 0 would mean: never start it again */
 }
 
 void

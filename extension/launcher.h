@@ -23,4 +23,4 @@ extern SnDatabase *sn_launcher_find(Oid database);
 
 extern PGDLLEXPORT void sn_launcher_main(Datum arg);
 
-#endif							/* SENTINAI_LAUNCHER_H */
+#endif /* SENTINAI_LAUNCHER_H */

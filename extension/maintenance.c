@@ -37,8 +37,8 @@
 typedef struct Duty
 {
 	const char *name;
-	const char *sql;			/* returns one text: NULL, or why something is left undone */
-	int			interval_ms;	/* at least sentinai.maintenance_interval */
+	const char *sql; /* returns one text: NULL, or why something is left undone */
+	int interval_ms; /* at least sentinai.maintenance_interval */
 } Duty;
 
 static const Duty duties[] = {
@@ -53,7 +53,7 @@ static const Duty duties[] = {
 
 StaticAssertDecl(lengthof(duties) <= SN_MAX_DUTIES, "the status of each duty has a place in shared memory");
 
-static Oid	my_database;
+static Oid my_database;
 static TimestampTz next_run[lengthof(duties)];
 
 /* ---- what others see of us ---- */
@@ -120,7 +120,7 @@ static int
 get_first_duty(void)
 {
 	SnDatabase *entry = entry_lock();
-	int			first = entry ? entry->first_duty : 0;
+	int first = entry ? entry->first_duty : 0;
 
 	entry_unlock();
 	return first;
@@ -151,7 +151,7 @@ static bool
 maintenance_attach(void)
 {
 	SnDatabase *entry;
-	bool		attached = false;
+	bool attached = false;
 
 	LWLockAcquire(sn_shared->launcher_lock, LW_EXCLUSIVE);
 	entry = sn_launcher_find(my_database);
@@ -173,7 +173,7 @@ static char *
 query_text(const char *sql)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	char	   *result = NULL;
+	char *result = NULL;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -192,7 +192,7 @@ static char *
 run_query(const char *sql)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	char	   *result;
+	char *result;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -214,7 +214,7 @@ static void
 note_error(int duty)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	ErrorData  *error = CopyErrorData();
+	ErrorData *error = CopyErrorData();
 
 	set_duty_status(duty, error->message);
 	set_first_duty(duty + 1);
@@ -236,8 +236,8 @@ duty_run(int i)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	next_run[i] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  Max(duties[i].interval_ms, sn_maintenance_interval_ms));
+	next_run[i] =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(duties[i].interval_ms, sn_maintenance_interval_ms));
 }
 
 static void
@@ -245,7 +245,7 @@ duties_run(int first)
 {
 	for (int n = 0; n < lengthof(duties) && !ShutdownRequestPending; n++)
 	{
-		int			i = (first + n) % lengthof(duties);
+		int i = (first + n) % lengthof(duties);
 
 		if (GetCurrentTimestamp() >= next_run[i])
 			duty_run(i);
@@ -258,7 +258,7 @@ duties_run(int first)
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
-	int			save_errno = errno;
+	int save_errno = errno;
 
 	ShutdownRequestPending = true;
 	QueryCancelPending = true;
@@ -271,8 +271,8 @@ handle_sigterm(SIGNAL_ARGS)
 static bool
 database_active(void)
 {
-	bool		there;
-	char	   *active;
+	bool there;
+	char *active;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -315,7 +315,7 @@ static void
 maintenance_loop(void)
 {
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "sentinai round", ALLOCSET_DEFAULT_SIZES);
-	int			first_duty = get_first_duty();
+	int first_duty = get_first_duty();
 
 	MemoryContextSwitchTo(round);
 	while (!ShutdownRequestPending)
@@ -362,7 +362,7 @@ sn_maintenance_main(Datum database)
 	{
 		if (!ShutdownRequestPending)
 			PG_RE_THROW();
-		FlushErrorState();		/* the query that the signal interrupted */
+		FlushErrorState(); /* the query that the signal interrupted */
 		set_outcome(SN_OUTCOME_STOPPED);
 	}
 	PG_END_TRY();
@@ -377,7 +377,7 @@ sn_maintenance_status(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	SnDutyStatus statuses[lengthof(duties)] = {0};
 	SnDatabase *entry;
-	int			worker_pid = 0;
+	int worker_pid = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
 	LWLockAcquire(sn_shared->launcher_lock, LW_SHARED);
@@ -392,8 +392,8 @@ sn_maintenance_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(duties); i++)
 	{
 		SnDutyStatus *status = &statuses[i];
-		Datum		values[5];
-		bool		nulls[5] = {false};
+		Datum values[5];
+		bool nulls[5] = {false};
 
 		values[0] = CStringGetTextDatum(duties[i].name);
 		values[1] = Int32GetDatum(worker_pid);

@@ -9,4 +9,4 @@
 
 extern PGDLLEXPORT void sn_maintenance_main(Datum database);
 
-#endif							/* SENTINAI_MAINTENANCE_H */
+#endif /* SENTINAI_MAINTENANCE_H */

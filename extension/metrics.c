@@ -32,35 +32,35 @@ static const double bounds[] = {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30
 /* Longer names are clipped, whole characters at a time. Zeroed before it is filled: it is hashed as bytes. */
 typedef struct SeriesKey
 {
-	Oid			database;
-	char		worker_type[64];
-	char		event_type[128];
-	char		tenant_id[68];
-	char		status[24];
-	char		error_type[64];
+	Oid database;
+	char worker_type[64];
+	char event_type[128];
+	char tenant_id[68];
+	char status[24];
+	char error_type[64];
 } SeriesKey;
 
 typedef struct Series
 {
-	SeriesKey	key;
+	SeriesKey key;
 	pg_atomic_uint64 count;
-	pg_atomic_uint64 microseconds;	/* of all observations in the histogram */
-	pg_atomic_uint64 buckets[N_BUCKETS];	/* not cumulative */
+	pg_atomic_uint64 microseconds;		 /* of all observations in the histogram */
+	pg_atomic_uint64 buckets[N_BUCKETS]; /* not cumulative */
 } Series;
 
 /* A count that waits for the commit. */
 typedef struct Pending
 {
-	SeriesKey	key;
-	int64		n;
-	double		seconds;
+	SeriesKey key;
+	int64 n;
+	double seconds;
 } Pending;
 
 static HTAB *series_table;
 
-static Pending *pending;		/* in TopMemoryContext, grows */
-static int	n_pending;
-static int	max_pending;
+static Pending *pending; /* in TopMemoryContext, grows */
+static int n_pending;
+static int max_pending;
 
 Size
 sn_metrics_shmem_size(void)
@@ -71,7 +71,7 @@ sn_metrics_shmem_size(void)
 void
 sn_metrics_shmem_init(void)
 {
-	HASHCTL		info = {0};
+	HASHCTL info = {0};
 
 	info.keysize = sizeof(SeriesKey);
 	info.entrysize = sizeof(Series);
@@ -82,7 +82,7 @@ sn_metrics_shmem_init(void)
 static void
 clip(char *to, const char *from, size_t size)
 {
-	int			len = from ? strlen(from) : 0;
+	int len = from ? strlen(from) : 0;
 
 	memcpy(to, from, pg_mbcliplen(from, len, size - 1));
 }
@@ -93,11 +93,11 @@ void
 sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id, const char *status,
 				  const char *error_type, int64 n, double seconds)
 {
-	Pending    *p;
+	Pending *p;
 
 	if (n_pending == max_pending)
 	{
-		int			max = Max(64, max_pending * 2);
+		int max = Max(64, max_pending * 2);
 
 		if (pending == NULL)
 			pending = MemoryContextAlloc(TopMemoryContext, max * sizeof(Pending));
@@ -122,7 +122,7 @@ sn_metric_handled(const char *worker_type, const char *event_type, const char *t
 static int
 bucket_of(double seconds)
 {
-	int			i = 0;
+	int i = 0;
 
 	while (i < lengthof(bounds) && seconds > bounds[i])
 		i++;
@@ -153,8 +153,8 @@ series_init(Series *series)
 static void
 series_add_new(const Pending *p)
 {
-	Series	   *series;
-	bool		found;
+	Series *series;
+	bool found;
 
 	LWLockAcquire(sn_shared->metric_lock, LW_EXCLUSIVE);
 	series = hash_search(series_table, &p->key, HASH_ENTER_NULL, &found);
@@ -173,7 +173,7 @@ pending_apply(void)
 {
 	for (int i = 0; i < n_pending; i++)
 	{
-		Series	   *series;
+		Series *series;
 
 		LWLockAcquire(sn_shared->metric_lock, LW_SHARED);
 		series = hash_search(series_table, &pending[i].key, HASH_FIND, NULL);
@@ -215,9 +215,9 @@ sn_metrics_install(void)
 static void
 series_put(ReturnSetInfo *rsinfo, Series *series)
 {
-	Datum		buckets[N_BUCKETS];
-	Datum		values[8];
-	bool		nulls[8] = {false};
+	Datum buckets[N_BUCKETS];
+	Datum values[8];
+	bool nulls[8] = {false};
 
 	for (int i = 0; i < N_BUCKETS; i++)
 		buckets[i] = Int64GetDatum(pg_atomic_read_u64(&series->buckets[i]));
@@ -239,7 +239,7 @@ sn_metric_series(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	HASH_SEQ_STATUS scan;
-	Series	   *series;
+	Series *series;
 
 	InitMaterializedSRF(fcinfo, 0);
 	LWLockAcquire(sn_shared->metric_lock, LW_SHARED);
@@ -258,7 +258,7 @@ PG_FUNCTION_INFO_V1(sn_metric_bounds);
 Datum
 sn_metric_bounds(PG_FUNCTION_ARGS)
 {
-	Datum		values[lengthof(bounds)];
+	Datum values[lengthof(bounds)];
 
 	for (int i = 0; i < lengthof(bounds); i++)
 		values[i] = Float8GetDatum(bounds[i]);
@@ -270,12 +270,12 @@ PG_FUNCTION_INFO_V1(sn_metric_processing_now);
 Datum
 sn_metric_processing_now(PG_FUNCTION_ARGS)
 {
-	int64		n = 0;
+	int64 n = 0;
 
 	for (int i = 0; i < sn_shared->n_slots; i++)
 	{
 		SnBackendSlot *slot = &sn_shared->slots[i];
-		uint32		processing = pg_atomic_read_u32(&slot->processing);
+		uint32 processing = pg_atomic_read_u32(&slot->processing);
 
 		if (processing != 0 && slot->database == MyDatabaseId)
 			n += processing;

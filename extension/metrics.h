@@ -12,8 +12,8 @@
  * of subtransactions that may be undone. error_type NULL or "": none. seconds: mean time of handling one of them, negative
  * if they were not handled (a duplicate, a parked one), so that they don't enter the histogram.
  */
-extern void sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id, const char *status,
-							  const char *error_type, int64 n, double seconds);
+extern void sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id,
+							  const char *status, const char *error_type, int64 n, double seconds);
 
 /* This backend is handling n events now; the end of the transaction sets it back to 0. */
 extern void sn_metric_processing(int n);
@@ -22,4 +22,4 @@ extern Size sn_metrics_shmem_size(void);
 extern void sn_metrics_shmem_init(void);
 extern void sn_metrics_install(void);
 
-#endif							/* SENTINAI_METRICS_H */
+#endif /* SENTINAI_METRICS_H */

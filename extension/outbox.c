@@ -72,7 +72,7 @@
 	"   AND o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0)" \
 	" ORDER BY o.id LIMIT $3"
 #define READ_COLUMNS 8
-#define READ_HEADERS 4			/* column numbers, from 0 */
+#define READ_HEADERS 4 /* column numbers, from 0 */
 #define READ_VALUE 5
 
 /* This session's cursor: everything up to here has been read, or -1: begin at the watermarks. */
@@ -86,20 +86,18 @@ static SPIPlanPtr read_plan;
 static Oid
 outbox_relid(const char *name)
 {
-	Oid			relid = get_relname_relid(name, get_namespace_oid(SN_SCHEMA, true));
+	Oid relid = get_relname_relid(name, get_namespace_oid(SN_SCHEMA, true));
 
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN014")),
-				 errmsg("table or sequence sentinai.%s is missing", name),
-				 errhint("CREATE EXTENSION sentinai, or ALTER EXTENSION sentinai UPDATE.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN014")), errmsg("table or sequence sentinai.%s is missing", name),
+						errhint("CREATE EXTENSION sentinai, or ALTER EXTENSION sentinai UPDATE.")));
 	return relid;
 }
 
 static SPIPlanPtr
 prepare(const char *query, int nargs, Oid *types)
 {
-	SPIPlanPtr	plan = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_NO_SCROLL);
+	SPIPlanPtr plan = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_NO_SCROLL);
 
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare \"%s\"", query);
@@ -113,7 +111,7 @@ static int64
 next_id(Oid sequence)
 {
 	SnBackendSlot *slot = sn_my_slot();
-	int64		id;
+	int64 id;
 
 	if (pg_atomic_read_u64(&slot->emit) != SN_EMIT_NONE)
 		return SN_NEXTVAL(sequence);
@@ -131,8 +129,8 @@ next_id(Oid sequence)
 static int
 current_table(void)
 {
-	bool		isnull;
-	int			current;
+	bool isnull;
+	int current;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -143,10 +141,8 @@ current_table(void)
 		elog(ERROR, "could not read outbox_state");
 	PopActiveSnapshot();
 	if (SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN014")),
-				 errmsg("the outbox of this database has not been set up"),
-				 errhint("SELECT sentinai.activate()")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN014")), errmsg("the outbox of this database has not been set up"),
+						errhint("SELECT sentinai.activate()")));
 	current = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
 	return current;
@@ -204,12 +200,12 @@ insert_rows(Relation rel, ResultRelInfo *info, EState *estate, TupleTableSlot **
 static void
 insert_all(int table, SnOutboxRow *rows, int n)
 {
-	char		name[NAMEDATALEN];
+	char name[NAMEDATALEN];
 	TupleTableSlot *slots[INSERT_CHUNK];
-	int			n_slots = Min(n, INSERT_CHUNK);
-	EState	   *estate = CreateExecutorState();
+	int n_slots = Min(n, INSERT_CHUNK);
+	EState *estate = CreateExecutorState();
 	ResultRelInfo *info = makeNode(ResultRelInfo);
-	Relation	rel;
+	Relation rel;
 
 	snprintf(name, sizeof(name), "outbox_%d", table);
 	rel = table_open(outbox_relid(name), RowExclusiveLock);
@@ -236,7 +232,7 @@ sn_outbox_insert(SnOutboxRow *rows, int n)
 {
 	MemoryContext context;
 	MemoryContext old;
-	Oid			sequence;
+	Oid sequence;
 
 	if (n == 0)
 		return;
@@ -267,10 +263,8 @@ on_xact_end(XactEvent event, void *arg)
 	if (slot == NULL || pg_atomic_read_u64(&slot->emit) == SN_EMIT_NONE)
 		return;
 	if (event == XACT_EVENT_PRE_PREPARE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has emitted events"),
-				 errhint("COMMIT it.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot PREPARE a transaction that has emitted events"), errhint("COMMIT it.")));
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		pg_atomic_write_u64(&slot->emit, SN_EMIT_NONE);
@@ -317,12 +311,12 @@ sn_outbox_add(PG_FUNCTION_ARGS)
 static int64
 sequence_last(void)
 {
-	Relation	rel = relation_open(outbox_relid("outbox_id_seq"), AccessShareLock);
-	Buffer		buffer = ReadBuffer(rel, 0);
-	Page		page;
-	ItemId		item;
+	Relation rel = relation_open(outbox_relid("outbox_id_seq"), AccessShareLock);
+	Buffer buffer = ReadBuffer(rel, 0);
+	Page page;
+	ItemId item;
 	Form_pg_sequence_data data;
-	int64		last;
+	int64 last;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
@@ -339,12 +333,12 @@ sequence_last(void)
 static uint64
 smallest_slot(void)
 {
-	uint64		smallest = SN_EMIT_NONE;
+	uint64 smallest = SN_EMIT_NONE;
 
 	for (int i = 0; i < sn_shared->n_slots; i++)
 	{
 		SnBackendSlot *slot = &sn_shared->slots[i];
-		uint64		emit = pg_atomic_read_u64(&slot->emit);
+		uint64 emit = pg_atomic_read_u64(&slot->emit);
 
 		if (emit == SN_EMIT_NONE)
 			continue;
@@ -359,8 +353,8 @@ smallest_slot(void)
 static int64
 horizon(void)
 {
-	int64		last = sequence_last();
-	uint64		smallest;
+	int64 last = sequence_last();
+	uint64 smallest;
 
 	pg_memory_barrier();
 	smallest = smallest_slot();
@@ -376,7 +370,7 @@ horizon(void)
 static void
 flush_wal(void)
 {
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+	XLogRecPtr lsn = GetXLogInsertRecPtr();
 
 	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
 		lsn -= SizeOfXLogLongPHD;
@@ -391,10 +385,10 @@ PG_FUNCTION_INFO_V1(sn_outbox_horizon);
 Datum
 sn_outbox_horizon(PG_FUNCTION_ARGS)
 {
-	TupleDesc	desc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
-	uint64		smallest;
+	TupleDesc desc;
+	Datum values[2];
+	bool nulls[2] = {false, false};
+	uint64 smallest;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "outbox_horizon does not return a row");
@@ -417,9 +411,9 @@ sn_outbox_slots(PG_FUNCTION_ARGS)
 	for (int i = 0; i < sn_shared->n_slots; i++)
 	{
 		SnBackendSlot *slot = &sn_shared->slots[i];
-		uint64		emit = pg_atomic_read_u64(&slot->emit);
-		Datum		values[3];
-		bool		nulls[3] = {false, false, false};
+		uint64 emit = pg_atomic_read_u64(&slot->emit);
+		Datum values[3];
+		bool nulls[3] = {false, false, false};
 
 		pg_read_barrier();
 		if (emit == SN_EMIT_NONE || slot->database != MyDatabaseId)
@@ -439,12 +433,13 @@ PG_FUNCTION_INFO_V1(sn_outbox_lock);
 Datum
 sn_outbox_lock(PG_FUNCTION_ARGS)
 {
-	LOCKTAG		tag;
-	bool		locked;
+	LOCKTAG tag;
+	bool locked;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SN_LOCK_PUBLISHER, 0, 2);
 	locked = SN_LOCK_HELD_BY_ME(&tag, ExclusiveLock) ||
-		DatumGetBool(DirectFunctionCall2(pg_try_advisory_lock_int4, Int32GetDatum(SN_LOCK_PUBLISHER), Int32GetDatum(0)));
+			 DatumGetBool(
+				 DirectFunctionCall2(pg_try_advisory_lock_int4, Int32GetDatum(SN_LOCK_PUBLISHER), Int32GetDatum(0)));
 	if (locked)
 		read_cursor = -1;
 	PG_RETURN_BOOL(locked);
@@ -455,7 +450,7 @@ PG_FUNCTION_INFO_V1(sn_outbox_locked);
 Datum
 sn_outbox_locked(PG_FUNCTION_ARGS)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SN_LOCK_PUBLISHER, 0, 2);
 	PG_RETURN_BOOL(SN_LOCK_HELD_BY_ME(&tag, ExclusiveLock));
@@ -473,17 +468,16 @@ sn_outbox_rewind(PG_FUNCTION_ARGS)
 static void
 pack_header(StringInfo buf, HeapTupleHeader header)
 {
-	bool		isnull;
-	Datum		name = GetAttributeByNum(header, 1, &isnull);
-	text	   *name_text = isnull ? NULL : DatumGetTextPP(name);
-	Datum		value = GetAttributeByNum(header, 2, &isnull);
-	bytea	   *value_bytes = isnull ? NULL : DatumGetByteaPP(value);
-	int			name_len = name_text ? VARSIZE_ANY_EXHDR(name_text) : 0;
+	bool isnull;
+	Datum name = GetAttributeByNum(header, 1, &isnull);
+	text *name_text = isnull ? NULL : DatumGetTextPP(name);
+	Datum value = GetAttributeByNum(header, 2, &isnull);
+	bytea *value_bytes = isnull ? NULL : DatumGetByteaPP(value);
+	int name_len = name_text ? VARSIZE_ANY_EXHDR(name_text) : 0;
 
 	if (name_len > PG_UINT16_MAX)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("the name of a record header has %d bytes, more than %d", name_len, PG_UINT16_MAX)));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")),
+						errmsg("the name of a record header has %d bytes, more than %d", name_len, PG_UINT16_MAX)));
 	pq_sendint16(buf, name_len);
 	if (name_len > 0)
 		appendBinaryStringInfo(buf, VARDATA_ANY(name_text), name_len);
@@ -497,13 +491,13 @@ static bytea *
 pack_headers(ArrayType *array)
 {
 	StringInfoData buf;
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n;
-	int			n_packed = 0;
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
+	Datum *elements;
+	bool *nulls;
+	int n;
+	int n_packed = 0;
+	int16 typlen;
+	bool typbyval;
+	char typalign;
 
 	get_typlenbyvalalign(ARR_ELEMTYPE(array), &typlen, &typbyval, &typalign);
 	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, typbyval, typalign, &elements, &nulls, &n);
@@ -525,20 +519,18 @@ check_read(int32 max_rows, int32 max_bytes)
 {
 	if (XactIsoLevel != XACT_READ_COMMITTED)
 		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN013")),
-				 errmsg("outbox_read() needs isolation level READ COMMITTED"),
+				(errcode(SN_ERRCODE("SN013")), errmsg("outbox_read() needs isolation level READ COMMITTED"),
 				 errdetail("Each read takes a snapshot of its own, after it has looked at who is still emitting.")));
 	if (max_rows <= 0 || max_bytes <= 0)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")), errmsg("max_rows and max_bytes must be positive")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("max_rows and max_bytes must be positive")));
 }
 
 /* One row of the query into the result; returns its bytes. */
 static int64
 read_row(ReturnSetInfo *rsinfo, HeapTuple tuple, TupleDesc desc)
 {
-	Datum		values[READ_COLUMNS];
-	bool		nulls[READ_COLUMNS];
+	Datum values[READ_COLUMNS];
+	bool nulls[READ_COLUMNS];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	if (!nulls[READ_HEADERS])
@@ -548,15 +540,15 @@ read_row(ReturnSetInfo *rsinfo, HeapTuple tuple, TupleDesc desc)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	read_cursor = DatumGetInt64(values[0]);
 	return (nulls[READ_VALUE] ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(values[READ_VALUE]))) +
-		(nulls[READ_HEADERS] ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(values[READ_HEADERS])));
+		   (nulls[READ_HEADERS] ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(values[READ_HEADERS])));
 }
 
 /* Up to max_bytes of what is fetched, at least one row; returns the number of rows, *complete: the portal ran dry. */
 static int
 read_rows(ReturnSetInfo *rsinfo, Portal portal, int64 max_bytes, bool *complete)
 {
-	int64		bytes = 0;
-	int			rows = 0;
+	int64 bytes = 0;
+	int rows = 0;
 
 	for (;;)
 	{
@@ -581,14 +573,14 @@ Datum
 sn_outbox_read(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	int32		max_rows = PG_GETARG_INT32(0);
-	int32		max_bytes = PG_GETARG_INT32(1);
-	Oid			types[3] = {INT8OID, INT8OID, INT4OID};
-	int64		upto = horizon();
-	Datum		args[3];
-	Portal		portal;
-	bool		complete;
-	int			rows;
+	int32 max_rows = PG_GETARG_INT32(0);
+	int32 max_bytes = PG_GETARG_INT32(1);
+	Oid types[3] = {INT8OID, INT8OID, INT4OID};
+	int64 upto = horizon();
+	Datum args[3];
+	Portal portal;
+	bool complete;
+	int rows;
 
 	check_read(max_rows, max_bytes);
 	InitMaterializedSRF(fcinfo, 0);
@@ -617,11 +609,12 @@ sn_outbox_read(PG_FUNCTION_ARGS)
 static bool
 unpublished(int64 upto)
 {
-	Oid			types[1] = {INT8OID};
-	Datum		args[1] = {Int64GetDatum(upto)};
-	bool		isnull;
+	Oid types[1] = {INT8OID};
+	Datum args[1] = {Int64GetDatum(upto)};
+	bool isnull;
 
-	if (SPI_execute_with_args("SELECT sentinai.outbox_unpublished($1)", 1, types, args, NULL, false, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT sentinai.outbox_unpublished($1)", 1, types, args, NULL, false, 1) !=
+		SPI_OK_SELECT)
 		elog(ERROR, "outbox_unpublished() did not answer");
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -635,7 +628,7 @@ wait_above(int64 seen, int32 timeout_ms)
 	ConditionVariablePrepareToSleep(&sn_shared->outbox_cv);
 	while (horizon() <= seen)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
 		InvalidateCatalogSnapshot();
 		if (left <= 0)
@@ -650,14 +643,12 @@ PG_FUNCTION_INFO_V1(sn_outbox_wait);
 Datum
 sn_outbox_wait(PG_FUNCTION_ARGS)
 {
-	int32		timeout_ms = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
-	int64		seen = read_cursor;
+	int32 timeout_ms = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
+	int64 seen = read_cursor;
 
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) || castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN013")),
-				 errmsg("outbox_wait() cannot run inside a transaction block"),
-				 errdetail("It would hold a snapshot while it waits.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")), errmsg("outbox_wait() cannot run inside a transaction block"),
+						errdetail("It would hold a snapshot while it waits.")));
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

@@ -28,10 +28,10 @@ void
 _PG_init(void)
 {
 	if (!process_shared_preload_libraries_in_progress)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN015")),
-				 errmsg("sentinai must be loaded when the server starts"),
-				 errhint("Add the line shared_preload_libraries = 'sentinai' to postgresql.conf and restart the server.")));
+		ereport(
+			ERROR,
+			(errcode(SN_ERRCODE("SN015")), errmsg("sentinai must be loaded when the server starts"),
+			 errhint("Add the line shared_preload_libraries = 'sentinai' to postgresql.conf and restart the server.")));
 
 	sn_guc_define();
 	sn_shmem_install();

@@ -26,7 +26,7 @@
  * First keys of our two-key advisory locks. The letters "SNG" and a number: nobody else's by accident. The second key is
  * said at each. (Locks of generations are in generation.h.)
  */
-#define SN_LOCK_ACTIVATION 0x534E4702	/* 0: activate(), and making partitions */
-#define SN_LOCK_PUBLISHER 0x534E4703	/* 0: session lock of the active publisher */
+#define SN_LOCK_ACTIVATION 0x534E4702 /* 0: activate(), and making partitions */
+#define SN_LOCK_PUBLISHER 0x534E4703  /* 0: session lock of the active publisher */
 
-#endif							/* SENTINAI_H */
+#endif /* SENTINAI_H */

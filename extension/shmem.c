@@ -11,7 +11,7 @@
 #include "metrics.h"
 #include "shmem.h"
 
-SnShared   *sn_shared;
+SnShared *sn_shared;
 
 static shmem_request_hook_type previous_request_hook;
 static shmem_startup_hook_type previous_startup_hook;
@@ -54,7 +54,7 @@ shared_init(SnShared *shared)
 static void
 shmem_startup(void)
 {
-	bool		found;
+	bool found;
 
 	if (previous_startup_hook)
 		previous_startup_hook();

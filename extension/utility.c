@@ -21,11 +21,11 @@ static ProcessUtility_hook_type previous_hook;
 static const char *
 option_string(List *options, const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, options)
+	foreach (cell, options)
 	{
-		DefElem    *option = lfirst_node(DefElem, cell);
+		DefElem *option = lfirst_node(DefElem, cell);
 
 		if (strcmp(option->defname, name) == 0 && option->arg)
 			return defGetString(option);
@@ -61,7 +61,7 @@ static Oid
 wanted_oid(Node *stmt)
 {
 	const char *name = wanted_database(stmt);
-	Oid			oid = name ? get_database_oid(name, true) : InvalidOid;
+	Oid oid = name ? get_database_oid(name, true) : InvalidOid;
 
 	if (!OidIsValid(oid) || oid == MyDatabaseId || !SN_DATABASE_OWNERCHECK(oid))
 		return InvalidOid;
@@ -69,8 +69,8 @@ wanted_oid(Node *stmt)
 }
 
 static void
-run_next(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context, ParamListInfo params,
-		 QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+run_next(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+		 ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	if (previous_hook)
 		previous_hook(pstmt, query, read_only_tree, context, params, env, dest, qc);
@@ -82,7 +82,7 @@ static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
-	Oid			database = wanted_oid(pstmt->utilityStmt);
+	Oid database = wanted_oid(pstmt->utilityStmt);
 	volatile bool done = false;
 
 	if (!OidIsValid(database))

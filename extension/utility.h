@@ -7,4 +7,4 @@
 
 extern void sn_utility_install(void);
 
-#endif							/* SENTINAI_UTILITY_H */
+#endif /* SENTINAI_UTILITY_H */

@@ -5,7 +5,11 @@
 REGRESS = \
 	tenant \
 	intake \
-	event
+	event \
+	activation \
+	generation \
+	outbox \
+	health
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -15,7 +19,9 @@ PGTAP = \
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
 ISOLATION = \
 	intake \
-	tenant
+	tenant \
+	outbox_horizon \
+	generation
 
 # test/t/NNN_NAME.pl
 TAP = \

@@ -109,7 +109,8 @@ COMMENT ON FUNCTION sentinai.dedupe_begin(sentinai.dedupe_state) IS
 
 -- A generation may go when its window is over. What is still open (a dead letter that may be retried, an event that waits)
 -- must stay known: its identity moves to the newest generation, under the lock of the row that it is open for, so that
--- nobody changes the identity's status meanwhile.
+-- nobody changes the identity's status meanwhile. The state gets a new number, so that batches stop to look the generation
+-- up; its table is dropped when those that may still do so have ended.
 CREATE FUNCTION sentinai.dedupe_forget(old integer, newest integer) RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -143,6 +144,7 @@ BEGIN
 
 	EXECUTE pg_catalog.format('TRUNCATE sentinai.%I', 'event_processing_log_g' || old);
 	DELETE FROM sentinai.dedupe_generation g WHERE g.generation = old;
+	UPDATE sentinai.dedupe_state SET state_number = state_number + 1;
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN pg_catalog.format('generation %s of event_processing_log could not be emptied: it, or a row that it is needed for, is locked', old);
@@ -151,7 +153,7 @@ $$;
 COMMENT ON FUNCTION sentinai.dedupe_forget(integer, integer) IS
 	'Internal: empties a generation after moving the identities of open dead letters and waiting events to the newest. The caller has locked dedupe_state. Returns NULL, or why it could not.';
 
-CREATE FUNCTION sentinai.dedupe_drop() RETURNS text
+CREATE FUNCTION sentinai.dedupe_drop(state sentinai.dedupe_state) RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	SET lock_timeout = '100ms'
@@ -165,7 +167,7 @@ BEGIN
 	   AND c.relname ~ '^event_processing_log_g\d+$'
 	   AND NOT EXISTS (SELECT FROM sentinai.dedupe_generation g WHERE c.relname = 'event_processing_log_g' || g.generation)
 	 ORDER BY c.oid LIMIT 1;
-	IF old IS NOT NULL THEN
+	IF old IS NOT NULL AND NOT sentinai.dedupe_held_below(state.state_number) THEN
 		EXECUTE pg_catalog.format('DROP TABLE sentinai.%I', old);
 	END IF;
 	RETURN NULL;
@@ -173,8 +175,8 @@ EXCEPTION WHEN lock_not_available THEN
 	RETURN pg_catalog.format('partition %s could not be dropped: event_processing_log is locked', old);
 END
 $$;
-COMMENT ON FUNCTION sentinai.dedupe_drop() IS
-	'Internal: drops one partition of event_processing_log whose generation has been emptied. Returns NULL, or why it could not.';
+COMMENT ON FUNCTION sentinai.dedupe_drop(sentinai.dedupe_state) IS
+	'Internal: drops one partition of event_processing_log whose generation has been emptied and that no batch looks up. Returns NULL, or why it could not.';
 
 CREATE FUNCTION sentinai.dedupe_rotate(force boolean DEFAULT false) RETURNS text
 	LANGUAGE plpgsql VOLATILE
@@ -203,8 +205,9 @@ BEGIN
 	 ORDER BY g.generation LIMIT 1;
 	IF old IS NOT NULL THEN
 		failed := sentinai.dedupe_forget(old, state.newest);
+		SELECT * INTO state FROM sentinai.dedupe_state;
 	ELSE
-		failed := sentinai.dedupe_drop();
+		failed := sentinai.dedupe_drop(state);
 	END IF;
 
 	IF force OR state.rotated_at < pg_catalog.clock_timestamp() - time_window / 2
