@@ -79,7 +79,7 @@ BEGIN
 END
 $$;
 SELECT pg_temp.wait_for('SELECT bool_and(worker_pid IS NOT NULL AND last_run_at IS NOT NULL) FROM sentinai.maintenance_status()');
-SELECT duty, failing_since FROM maintenance_status() ORDER BY duty;
+SELECT duty, message FROM maintenance_status() WHERE failing_since IS NOT NULL;
 SELECT health()->'problems' AS problems;
 SELECT * FROM pg_temp.partitions('event_log');
 
