@@ -66,7 +66,7 @@ BEGIN
 		  FROM (VALUES
 			-- What sentinai-worker calls, and no more: these run as their owner.
 			('sentinai_worker', ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock',
-				'outbox_read', 'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db',
+				'outbox_read', 'outbox_unpublished', 'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db',
 				'health_workers', 'metrics', 'dlq_size', 'is_active', 'version']),
 			('sentinai_handler', ARRAY['emit', 'fail', 'version']),
 			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version']),

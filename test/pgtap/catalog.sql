@@ -108,7 +108,7 @@ $$, ARRAY['exceptions SELECT', 'exceptions INSERT', 'exceptions UPDATE',
 SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g WHERE g.grantee = 'sentinai_worker'::regrole
 $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock', 'outbox_read',
-		  'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
+		  'outbox_rewind', 'outbox_unpublished', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
 		  'metrics', 'dlq_size', 'is_active', 'version'],
 	'a worker may call what its pumps need and nothing else');
 
