@@ -232,6 +232,7 @@ assigned(Consume *c, const rd_kafka_topic_partition_list_t *list)
 	consume_count(c);
 	pthread_cond_broadcast(&c->changed);
 	pthread_mutex_unlock(&c->lock);
+	atomic_store(&c->w->assigned, true);
 	kafka_note_alive(c->w);
 	if (n > 0)
 		health_good(c->w, HEALTH_TOPIC);
