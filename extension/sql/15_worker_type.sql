@@ -97,7 +97,7 @@ COMMENT ON COLUMN sentinai.kafka_topic.cluster_id IS 'The Kafka cluster that it 
 COMMENT ON COLUMN sentinai.kafka_topic.incarnation IS 'Raised when the topic was made anew, so that old offsets are told from new ones.';
 COMMENT ON COLUMN sentinai.kafka_topic.partition_count IS 'As the worker saw it last.';
 COMMENT ON COLUMN sentinai.kafka_topic.tenant_source IS 'payload: the envelope says it; header, key or fixed: tenant_value says which one, and the envelope must agree.';
-COMMENT ON COLUMN sentinai.kafka_topic.tenant_value IS 'The header''s name, or the fixed tenant.';
+COMMENT ON COLUMN sentinai.kafka_topic.tenant_value IS 'The header''s name (NULL: tenant_id), or the fixed tenant.';
 COMMENT ON COLUMN sentinai.kafka_topic.updated_at IS 'When the row was last changed.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.kafka_topic', '');
 

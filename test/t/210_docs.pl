@@ -29,6 +29,12 @@ for my $page (@pages)
 		$t->sql("DROP DATABASE $database WITH (FORCE)");
 	};
 }
+
+# The page of errors has each SQLSTATE with its name, as the sources have them.
+is_deeply(
+	[ Sentinai::Test::slurp('docs/errors.md') =~ /^\| `(SN\w{3})` \| `(\w+)`/mg ],
+	[ Sentinai::Test::slurp('include/sentinai_errcodes.h') =~ /X\(\w+, "(SN\w{3})", "(\w+)"\)/g ],
+	'docs/errors.md: all of include/sentinai_errcodes.h');
 done_testing();
 
 # Pages and files of the repository that it points to, and that are not there
