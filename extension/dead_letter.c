@@ -40,32 +40,30 @@ PG_FUNCTION_INFO_V1(sn_dlq_retry_lost);
 
 typedef enum DeadLetterState
 {
-	DEAD_LETTER_PENDING,		/* waits for somebody's decision */
-	DEAD_LETTER_RETRYING,		/* an attempt is under way; retry_token is its token */
-	DEAD_LETTER_SUCCEEDED,		/* closed: a retry was handled */
-	DEAD_LETTER_DISCARDED		/* closed: given up by somebody, at discarded_at */
+	DEAD_LETTER_PENDING,   /* waits for somebody's decision */
+	DEAD_LETTER_RETRYING,  /* an attempt is under way; retry_token is its token */
+	DEAD_LETTER_SUCCEEDED, /* closed: a retry was handled */
+	DEAD_LETTER_DISCARDED  /* closed: given up by somebody, at discarded_at */
 } DeadLetterState;
 
-static const char *const state_names[] = {
-	[DEAD_LETTER_PENDING] = "pending",
-	[DEAD_LETTER_RETRYING] = "retrying",
-	[DEAD_LETTER_SUCCEEDED] = "succeeded",
-	[DEAD_LETTER_DISCARDED] = "discarded"
-};
+static const char *const state_names[] = {[DEAD_LETTER_PENDING] = "pending",
+										  [DEAD_LETTER_RETRYING] = "retrying",
+										  [DEAD_LETTER_SUCCEEDED] = "succeeded",
+										  [DEAD_LETTER_DISCARDED] = "discarded"};
 
 typedef struct DeadLetterTransition
 {
 	DeadLetterState from;
 	DeadLetterState to;
-	bool		by_hand;		/* an operator's UPDATE may do it, too */
+	bool by_hand; /* an operator's UPDATE may do it, too */
 } DeadLetterTransition;
 
 /* Everything that may happen to a status. A retry has to send a record, which no UPDATE does. */
 static const DeadLetterTransition dead_letter_transitions[] = {
-	{DEAD_LETTER_PENDING, DEAD_LETTER_RETRYING, false}, /* dlq_retry() */
-	{DEAD_LETTER_PENDING, DEAD_LETTER_DISCARDED, true}, /* dlq_discard() */
-	{DEAD_LETTER_RETRYING, DEAD_LETTER_SUCCEEDED, true},	/* consume(): the retry was handled */
-	{DEAD_LETTER_RETRYING, DEAD_LETTER_PENDING, true},	/* consume(): it failed again; dlq_lost_check(): it was lost */
+	{DEAD_LETTER_PENDING, DEAD_LETTER_RETRYING, false},	 /* dlq_retry() */
+	{DEAD_LETTER_PENDING, DEAD_LETTER_DISCARDED, true},	 /* dlq_discard() */
+	{DEAD_LETTER_RETRYING, DEAD_LETTER_SUCCEEDED, true}, /* consume(): the retry was handled */
+	{DEAD_LETTER_RETRYING, DEAD_LETTER_PENDING, true},	 /* consume(): it failed again; dlq_lost_check(): it was lost */
 };
 
 /* A change of status under way: what the history is to say of it, and the new failure, if there is one. */
@@ -74,12 +72,12 @@ typedef struct DeadLetterChange
 	const char *action;
 	const char *reason;
 	const char *actor;
-	const char *token;			/* of the attempt that begins; NULL: none begins */
-	const char *error_type;		/* NULL: the failure stays as it is */
+	const char *token;		/* of the attempt that begins; NULL: none begins */
+	const char *error_type; /* NULL: the failure stays as it is */
 	const char *error_message;
 	const char *error_detail;
 	const char *sqlstate;
-	int			more_retries;	/* added to retry_count */
+	int more_retries; /* added to retry_count */
 } DeadLetterChange;
 
 /* Set while the setter's own UPDATE runs. NULL in the triggers: somebody else's UPDATE. */
@@ -88,10 +86,10 @@ static const DeadLetterChange *current_change = NULL;
 /* Why something can't be done with a dead letter; an error for one, a row of the result for a batch. */
 typedef struct Refusal
 {
-	int			sqlerrcode;		/* 0: none */
-	char	   *message;
-	char	   *detail;
-	char	   *hint;
+	int sqlerrcode; /* 0: none */
+	char *message;
+	char *detail;
+	char *hint;
 } Refusal;
 
 static DeadLetterState
@@ -100,10 +98,8 @@ state_by_name(const char *name)
 	for (int i = 0; i < lengthof(state_names); i++)
 		if (strcmp(state_names[i], name) == 0)
 			return (DeadLetterState) i;
-	ereport(ERROR,
-			(errcode(SN_ERRCODE("SN001")),
-			 errmsg("\"%s\" is not a status of a dead letter", name),
-			 errhint("A status is pending, retrying, succeeded or discarded.")));
+	ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("\"%s\" is not a status of a dead letter", name),
+					errhint("A status is pending, retrying, succeeded or discarded.")));
 }
 
 static const DeadLetterTransition *
@@ -142,7 +138,10 @@ hint_for(int64 id, DeadLetterState from, DeadLetterState to)
 				return psprintf("SELECT sentinai.dlq_discard(" INT64_FORMAT ", 'why') discards it.", id);
 			return psprintf("SELECT sentinai.dlq_retry(" INT64_FORMAT ", 'why') retries it.", id);
 		case DEAD_LETTER_RETRYING:
-			return psprintf("Wait until the retry has ended; sentinai.event_why() says where it is, sentinai.dlq_history(" INT64_FORMAT ") since when.", id);
+			return psprintf(
+				"Wait until the retry has ended; sentinai.event_why() says where it is, sentinai.dlq_history(" INT64_FORMAT
+				") since when.",
+				id);
 		case DEAD_LETTER_SUCCEEDED:
 		case DEAD_LETTER_DISCARDED:
 			break;
@@ -155,15 +154,16 @@ static bool
 transition_allowed(int64 id, DeadLetterState from, DeadLetterState to, bool by_hand, Refusal *refusal)
 {
 	const DeadLetterTransition *transition = transition_find(from, to);
-	char	   *allowed = allowed_from(from, by_hand);
+	char *allowed = allowed_from(from, by_hand);
 
 	if (transition != NULL && (transition->by_hand || !by_hand))
 		return true;
 	refusal->sqlerrcode = SN_ERRCODE("SN010");
 	refusal->message = psprintf("dead letter " INT64_FORMAT " can't go from %s to %s%s", id, state_names[from],
 								state_names[to], transition != NULL ? " by UPDATE" : "");
-	refusal->detail = allowed[0] == '\0' ? psprintf("Its status is %s, which nothing follows.", state_names[from]) :
-		psprintf("Its status is %s, which may become %s.", state_names[from], allowed);
+	refusal->detail = allowed[0] == '\0'
+						  ? psprintf("Its status is %s, which nothing follows.", state_names[from])
+						  : psprintf("Its status is %s, which may become %s.", state_names[from], allowed);
 	refusal->hint = hint_for(id, from, to);
 	return false;
 }
@@ -171,11 +171,9 @@ transition_allowed(int64 id, DeadLetterState from, DeadLetterState to, bool by_h
 static void
 refuse(const Refusal *refusal)
 {
-	ereport(ERROR,
-			(errcode(refusal->sqlerrcode),
-			 errmsg("%s", refusal->message),
-			 refusal->detail != NULL ? errdetail("%s", refusal->detail) : 0,
-			 refusal->hint != NULL ? errhint("%s", refusal->hint) : 0));
+	ereport(ERROR, (errcode(refusal->sqlerrcode), errmsg("%s", refusal->message),
+					refusal->detail != NULL ? errdetail("%s", refusal->detail) : 0,
+					refusal->hint != NULL ? errhint("%s", refusal->hint) : 0));
 }
 
 static void
@@ -184,7 +182,8 @@ refuse_missing(int64 id, Refusal *refusal)
 	refusal->sqlerrcode = SN_ERRCODE("SN011");
 	refusal->message = psprintf("there is no dead letter " INT64_FORMAT, id);
 	refusal->detail = NULL;
-	refusal->hint = psprintf("sentinai.dlq_list() lists them; sentinai.dlq_history(" INT64_FORMAT ") says what became of it.", id);
+	refusal->hint =
+		psprintf("sentinai.dlq_list() lists them; sentinai.dlq_history(" INT64_FORMAT ") says what became of it.", id);
 }
 
 /* ---------- small helpers for SPI ---------- */
@@ -228,8 +227,8 @@ set_time(Datum *values, char *nulls, int i, TimestampTz value)
 static Datum
 result_copy(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return isnull ? (Datum) 0 : PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
 }
@@ -238,30 +237,28 @@ result_copy(int row, int column)
 
 static SnStatement update_status = {
 	.sql = "UPDATE sentinai.dead_letter_queue SET status = $2, retry_token = $3::pg_catalog.uuid,"
-	" retry_count = retry_count + $4,"
-	" fingerprint = CASE WHEN $5 IS NULL THEN fingerprint"
-	"  ELSE sentinai.dlq_fingerprint($5, $8, $6, event_type, worker_type) END,"
-	" error_message = CASE WHEN $5 IS NULL THEN error_message ELSE $6 END,"
-	" error_detail = CASE WHEN $5 IS NULL THEN error_detail ELSE $7 END,"
-	" sqlstate = CASE WHEN $5 IS NULL THEN sqlstate ELSE $8 END,"
-	" error_type = CASE WHEN $5 IS NULL THEN error_type ELSE $5 END,"
-	" retried_at = CASE WHEN $2 = 'retrying' THEN pg_catalog.now() ELSE retried_at END,"
-	" discarded_by = CASE WHEN $2 = 'discarded' THEN $9 ELSE discarded_by END WHERE id = $1",
+		   " retry_count = retry_count + $4,"
+		   " fingerprint = CASE WHEN $5 IS NULL THEN fingerprint"
+		   "  ELSE sentinai.dlq_fingerprint($5, $8, $6, event_type, worker_type) END,"
+		   " error_message = CASE WHEN $5 IS NULL THEN error_message ELSE $6 END,"
+		   " error_detail = CASE WHEN $5 IS NULL THEN error_detail ELSE $7 END,"
+		   " sqlstate = CASE WHEN $5 IS NULL THEN sqlstate ELSE $8 END,"
+		   " error_type = CASE WHEN $5 IS NULL THEN error_type ELSE $5 END,"
+		   " retried_at = CASE WHEN $2 = 'retrying' THEN pg_catalog.now() ELSE retried_at END,"
+		   " discarded_by = CASE WHEN $2 = 'discarded' THEN $9 ELSE discarded_by END WHERE id = $1",
 	.n_args = 9,
-	.args = {INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
-};
+	.args = {INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement insert_history = {
-	.sql = "INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, from_status, to_status, token, reason, actor, details)"
-	" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.uuid, $7, $8, $9::pg_catalog.jsonb)",
+	.sql =
+		"INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, from_status, to_status, token, reason, actor, details)"
+		" VALUES ($1, $2, $3, $4, $5, $6::pg_catalog.uuid, $7, $8, $9::pg_catalog.jsonb)",
 	.n_args = 9,
-	.args = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
-};
+	.args = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
 
-static SnStatement let_go = {
-	.sql = "SELECT sentinai.dlq_let_go($1, $2, $3, $4, $5)",
-	.n_args = 5,.args = {INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}
-};
+static SnStatement let_go = {.sql = "SELECT sentinai.dlq_let_go($1, $2, $3, $4, $5)",
+							 .n_args = 5,
+							 .args = {INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}};
 
 /*
  * The one way in which code of ours changes a status. The row is there and the transition legal, or the trigger refuses.
@@ -271,8 +268,8 @@ static void
 dead_letter_set_state(int64 id, DeadLetterState to, const DeadLetterChange *change)
 {
 	const DeadLetterChange *outer = current_change;
-	Datum		values[9];
-	char		nulls[10] = "         ";
+	Datum values[9];
+	char nulls[10] = "         ";
 
 	set_int64(values, nulls, 0, id, false);
 	set_text(values, nulls, 1, state_names[to]);
@@ -299,7 +296,7 @@ dead_letter_set_state(int64 id, DeadLetterState to, const DeadLetterChange *chan
 static char *
 tuple_text(TriggerData *trigger, HeapTuple tuple, const char *column)
 {
-	TupleDesc	desc = trigger->tg_relation->rd_att;
+	TupleDesc desc = trigger->tg_relation->rd_att;
 
 	return SPI_getvalue(tuple, desc, SPI_fnumber(desc, column));
 }
@@ -307,8 +304,8 @@ tuple_text(TriggerData *trigger, HeapTuple tuple, const char *column)
 static int64
 tuple_id(TriggerData *trigger, HeapTuple tuple)
 {
-	TupleDesc	desc = trigger->tg_relation->rd_att;
-	bool		isnull;
+	TupleDesc desc = trigger->tg_relation->rd_att;
+	bool isnull;
 
 	return DatumGetInt64(SPI_getbinval(tuple, desc, SPI_fnumber(desc, "id"), &isnull));
 }
@@ -316,8 +313,8 @@ tuple_id(TriggerData *trigger, HeapTuple tuple)
 static bool
 tuple_null(TriggerData *trigger, HeapTuple tuple, const char *column)
 {
-	TupleDesc	desc = trigger->tg_relation->rd_att;
-	bool		isnull;
+	TupleDesc desc = trigger->tg_relation->rd_att;
+	bool isnull;
 
 	SPI_getbinval(tuple, desc, SPI_fnumber(desc, column), &isnull);
 	return isnull;
@@ -327,8 +324,8 @@ tuple_null(TriggerData *trigger, HeapTuple tuple, const char *column)
 static HeapTuple
 tuple_set(TriggerData *trigger, HeapTuple tuple, const char *column, Datum value, bool isnull)
 {
-	TupleDesc	desc = trigger->tg_relation->rd_att;
-	int			number = SPI_fnumber(desc, column);
+	TupleDesc desc = trigger->tg_relation->rd_att;
+	int number = SPI_fnumber(desc, column);
 
 	return heap_modify_tuple_by_cols(tuple, desc, 1, &number, &value, &isnull);
 }
@@ -348,7 +345,7 @@ trigger_data(FunctionCallInfo fcinfo)
 static HeapTuple
 complete_change(TriggerData *trigger, HeapTuple new, DeadLetterState to)
 {
-	Datum		now = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	Datum now = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 
 	if (to != DEAD_LETTER_RETRYING)
 		new = tuple_set(trigger, new, "retry_token", (Datum) 0, true);
@@ -370,11 +367,11 @@ Datum
 sn_dead_letter_guard(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = trigger_data(fcinfo);
-	HeapTuple	new = trigger->tg_newtuple;
-	int64		id = tuple_id(trigger, trigger->tg_trigtuple);
+	HeapTuple new = trigger->tg_newtuple;
+	int64 id = tuple_id(trigger, trigger->tg_trigtuple);
 	DeadLetterState from = state_by_name(tuple_text(trigger, trigger->tg_trigtuple, "status"));
-	char	   *to_name = tuple_text(trigger, new, "status");
-	Refusal		refusal = {0};
+	char *to_name = tuple_text(trigger, new, "status");
+	Refusal refusal = {0};
 
 	if (to_name == NULL)
 		PG_RETURN_POINTER(new); /* NOT NULL says it */
@@ -430,11 +427,11 @@ write_history(TriggerData *trigger, const char *from, const char *to)
 {
 	static const DeadLetterChange by_hand = {.action = "by_hand"};
 	const DeadLetterChange *change = current_change != NULL ? current_change : &by_hand;
-	HeapTuple	old = trigger->tg_trigtuple;
-	HeapTuple	new = trigger->tg_newtuple;
-	bool		begins = change->token != NULL;
-	Datum		values[9];
-	char		nulls[10] = "         ";
+	HeapTuple old = trigger->tg_trigtuple;
+	HeapTuple new = trigger->tg_newtuple;
+	bool begins = change->token != NULL;
+	Datum values[9];
+	char nulls[10] = "         ";
 
 	set_int64(values, nulls, 0, tuple_id(trigger, new), false);
 	set_text(values, nulls, 1, tuple_text(trigger, new, "tenant_id"));
@@ -455,18 +452,18 @@ Datum
 sn_dead_letter_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = trigger_data(fcinfo);
-	HeapTuple	new = trigger->tg_newtuple;
-	char	   *from = tuple_text(trigger, trigger->tg_trigtuple, "status");
-	char	   *to = tuple_text(trigger, new, "status");
+	HeapTuple new = trigger->tg_newtuple;
+	char *from = tuple_text(trigger, trigger->tg_trigtuple, "status");
+	char *to = tuple_text(trigger, new, "status");
 	DeadLetterState state = state_by_name(to);
-	bool		closed = state == DEAD_LETTER_SUCCEEDED || state == DEAD_LETTER_DISCARDED;
+	bool closed = state == DEAD_LETTER_SUCCEEDED || state == DEAD_LETTER_DISCARDED;
 
 	SPI_connect();
 	write_history(trigger, from, to);
 	if (closed || (current_change == NULL && state == DEAD_LETTER_PENDING))
 	{
-		Datum		values[5];
-		char		nulls[6] = "     ";
+		Datum values[5];
+		char nulls[6] = "     ";
 
 		set_int64(values, nulls, 0, tuple_id(trigger, new), false);
 		set_text(values, nulls, 1, tuple_text(trigger, new, "tenant_id"));
@@ -489,11 +486,9 @@ sn_dlq_transitions(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(dead_letter_transitions); i++)
 	{
 		const DeadLetterTransition *transition = &dead_letter_transitions[i];
-		Datum		values[3] = {
-			CStringGetTextDatum(state_names[transition->from]), CStringGetTextDatum(state_names[transition->to]),
-			BoolGetDatum(transition->by_hand)
-		};
-		bool		nulls[3] = {false};
+		Datum values[3] = {CStringGetTextDatum(state_names[transition->from]),
+						   CStringGetTextDatum(state_names[transition->to]), BoolGetDatum(transition->by_hand)};
+		bool nulls[3] = {false};
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
@@ -503,23 +498,23 @@ sn_dlq_transitions(PG_FUNCTION_ARGS)
 /* ---------- writing dead letters ---------- */
 
 static SnStatement insert_dead_letter = {
-	.sql = "WITH d AS (INSERT INTO sentinai.dead_letter_queue (tenant_id, event_id, event_type, exception_id, worker_type,"
-	" step, error_type, error_message, error_detail, sqlstate, fingerprint, retry_count, original_topic,"
-	" original_partition, original_offset, payload, event_metadata, event_timestamp, record_ts, record_key,"
-	" record_headers, payload_raw)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, sentinai.dlq_fingerprint($7, $10, $8, $3, $5), $11, $12, $13, $14,"
-	" $15, $16, $17, $18, $19, $20, $21) RETURNING id, tenant_id, status)"
-	" INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, to_status, details)"
-	" SELECT d.id, d.tenant_id, 'dead_lettered', d.status, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
-	"'error_type', $7, 'sqlstate', $10, 'error_message', $8, 'retry_count', $11)) FROM d RETURNING dlq_id",
-	.n_args = 21
-};
+	.sql =
+		"WITH d AS (INSERT INTO sentinai.dead_letter_queue (tenant_id, event_id, event_type, exception_id, worker_type,"
+		" step, error_type, error_message, error_detail, sqlstate, fingerprint, retry_count, original_topic,"
+		" original_partition, original_offset, payload, event_metadata, event_timestamp, record_ts, record_key,"
+		" record_headers, payload_raw)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, sentinai.dlq_fingerprint($7, $10, $8, $3, $5), $11, $12, $13, $14,"
+		" $15, $16, $17, $18, $19, $20, $21) RETURNING id, tenant_id, status)"
+		" INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, to_status, details)"
+		" SELECT d.id, d.tenant_id, 'dead_lettered', d.status, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object("
+		"'error_type', $7, 'sqlstate', $10, 'error_message', $8, 'retry_count', $11)) FROM d RETURNING dlq_id",
+	.n_args = 21};
 
 static void
 insert_one(SnDeadLetter *letter)
 {
-	Datum		values[21];
-	char		nulls[22] = "                     ";
+	Datum values[21];
+	char nulls[22] = "                     ";
 
 	set_text(values, nulls, 0, letter->tenant_id);
 	set_text(values, nulls, 1, letter->event_id);
@@ -549,10 +544,9 @@ insert_one(SnDeadLetter *letter)
 void
 sn_dead_letter_insert(SnDeadLetter *rows, int n)
 {
-	static const Oid types[] = {
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID,
-		INT8OID, JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BYTEAOID, InvalidOid, BYTEAOID
-	};
+	static const Oid types[] = {TEXTOID,  TEXTOID,	TEXTOID,		TEXTOID,		TEXTOID,  TEXTOID,	  TEXTOID,
+								TEXTOID,  TEXTOID,	TEXTOID,		INT4OID,		TEXTOID,  INT4OID,	  INT8OID,
+								JSONBOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BYTEAOID, InvalidOid, BYTEAOID};
 
 	StaticAssertStmt(lengthof(types) <= lengthof(insert_dead_letter.args), "too many arguments");
 	memcpy(insert_dead_letter.args, types, sizeof(types));
@@ -566,22 +560,22 @@ sn_dead_letter_insert(SnDeadLetter *rows, int n)
 /* A dead letter as a retry needs it. */
 typedef struct RetryRow
 {
-	int64		id;
+	int64 id;
 	DeadLetterState status;
-	char	   *tenant_id;
-	char	   *event_id;
-	char	   *event_type;
-	char	   *exception_id;
-	char	   *worker_type;
-	bool		reassigned;		/* its bytes name another tenant, so its retry stays in the database */
-	char	   *topic;
-	int			partition;		/* -1: by key */
-	int64		offset;			/* -1: none */
+	char *tenant_id;
+	char *event_id;
+	char *event_type;
+	char *exception_id;
+	char *worker_type;
+	bool reassigned; /* its bytes name another tenant, so its retry stays in the database */
+	char *topic;
+	int partition; /* -1: by key */
+	int64 offset;  /* -1: none */
 	TimestampTz record_ts;
-	Datum		key;
-	Datum		headers;
-	Datum		value;
-	int			retry_count;
+	Datum key;
+	Datum headers;
+	Datum value;
+	int retry_count;
 } RetryRow;
 
 /*
@@ -590,33 +584,34 @@ typedef struct RetryRow
  */
 static SnStatement read_for_retry = {
 	.sql = "SELECT d.status, d.tenant_id, d.event_id, d.event_type, d.exception_id, d.worker_type, d.reassigned,"
-	" d.original_topic, coalesce(d.original_partition, -1), coalesce(d.original_offset, -1),"
-	" d.record_ts, d.record_key, ARRAY(SELECT ROW(h.name, h.value)::sentinai.header"
-	"  FROM pg_catalog.unnest(d.record_headers) WITH ORDINALITY AS h(name, value, place)"
-	"  WHERE h.name NOT IN ('" SN_HEADER_DLQ_ID "', '" SN_HEADER_DLQ_TOKEN "')"
-	"  AND NOT (h.name = '" SN_HEADER_EVENT_TYPE "' AND EXISTS (SELECT FROM sentinai.dlq_history y"
-	"   WHERE y.dlq_id = d.id AND y.details->>'error_type' = 'header_mismatch')) ORDER BY h.place)"
-	" || ARRAY[ROW('" SN_HEADER_DLQ_ID "', pg_catalog.convert_to(d.id::text, 'UTF8'))::sentinai.header,"
-	"  ROW('" SN_HEADER_DLQ_TOKEN "', pg_catalog.convert_to($2, 'UTF8'))::sentinai.header],"
-	" d.payload_raw, d.retry_count FROM sentinai.dead_letter_queue d WHERE d.id = $1 FOR UPDATE",
-	.n_args = 2,.args = {INT8OID, TEXTOID}
-};
+		   " d.original_topic, coalesce(d.original_partition, -1), coalesce(d.original_offset, -1),"
+		   " d.record_ts, d.record_key, ARRAY(SELECT ROW(h.name, h.value)::sentinai.header"
+		   "  FROM pg_catalog.unnest(d.record_headers) WITH ORDINALITY AS h(name, value, place)"
+		   "  WHERE h.name NOT IN ('" SN_HEADER_DLQ_ID "', '" SN_HEADER_DLQ_TOKEN "')"
+		   "  AND NOT (h.name = '" SN_HEADER_EVENT_TYPE "' AND EXISTS (SELECT FROM sentinai.dlq_history y"
+		   "   WHERE y.dlq_id = d.id AND y.details->>'error_type' = 'header_mismatch')) ORDER BY h.place)"
+		   " || ARRAY[ROW('" SN_HEADER_DLQ_ID "', pg_catalog.convert_to(d.id::text, 'UTF8'))::sentinai.header,"
+		   "  ROW('" SN_HEADER_DLQ_TOKEN "', pg_catalog.convert_to($2, 'UTF8'))::sentinai.header],"
+		   " d.payload_raw, d.retry_count FROM sentinai.dead_letter_queue d WHERE d.id = $1 FOR UPDATE",
+	.n_args = 2,
+	.args = {INT8OID, TEXTOID}};
 
 static SnStatement insert_pending = {
-	.sql = "INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
-	" partition, next_attempt_at, origin_partition, origin_offset, record_ts, record_key, record_headers, record_value,"
-	" dlq_id) SELECT d.tenant_id, coalesce(d.event_id, 'dlq-' || d.id), d.worker_type,"
-	" coalesce(d.event_type, ''), d.exception_id, 'deferred', d.original_topic,"
-	" coalesce(d.original_partition, 0), pg_catalog.now(), d.original_partition, d.original_offset, d.record_ts,"
-	" d.record_key, d.record_headers, d.payload_raw, d.id FROM sentinai.dead_letter_queue d WHERE d.id = $1"
-	" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
-	.n_args = 1,.args = {INT8OID}
-};
+	.sql =
+		"INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
+		" partition, next_attempt_at, origin_partition, origin_offset, record_ts, record_key, record_headers, record_value,"
+		" dlq_id) SELECT d.tenant_id, coalesce(d.event_id, 'dlq-' || d.id), d.worker_type,"
+		" coalesce(d.event_type, ''), d.exception_id, 'deferred', d.original_topic,"
+		" coalesce(d.original_partition, 0), pg_catalog.now(), d.original_partition, d.original_offset, d.record_ts,"
+		" d.record_key, d.record_headers, d.payload_raw, d.id FROM sentinai.dead_letter_queue d WHERE d.id = $1"
+		" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
+	.n_args = 1,
+	.args = {INT8OID}};
 
 static char *
 new_token(void)
 {
-	Datum		uuid = DirectFunctionCall1(gen_random_uuid, (Datum) 0);
+	Datum uuid = DirectFunctionCall1(gen_random_uuid, (Datum) 0);
 
 	return DatumGetCString(DirectFunctionCall1(uuid_out, uuid));
 }
@@ -625,7 +620,7 @@ new_token(void)
 static bool
 read_retry_row(int64 id, const char *token, RetryRow *row)
 {
-	Datum		values[2] = {Int64GetDatum(id), CStringGetTextDatum(token)};
+	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(token)};
 
 	if (sn_execute(&read_for_retry, values, NULL) == 0)
 		return false;
@@ -653,12 +648,17 @@ read_retry_row(int64 id, const char *token, RetryRow *row)
 static bool
 send_retry(const RetryRow *row, const char *token, Refusal *refusal)
 {
-	SnOutboxRow outbox = {
-		.topic = row->topic,.partition = row->partition,.key = row->key,.headers = row->headers,.value = row->value,
-		.tenant_id = row->tenant_id,.event_id = row->event_id,.event_type = row->event_type,
-		.dlq_id = row->id,.dlq_token = token
-	};
-	Datum		id = Int64GetDatum(row->id);
+	SnOutboxRow outbox = {.topic = row->topic,
+						  .partition = row->partition,
+						  .key = row->key,
+						  .headers = row->headers,
+						  .value = row->value,
+						  .tenant_id = row->tenant_id,
+						  .event_id = row->event_id,
+						  .event_type = row->event_type,
+						  .dlq_id = row->id,
+						  .dlq_token = token};
+	Datum id = Int64GetDatum(row->id);
 
 	if (!row->reassigned)
 	{
@@ -689,7 +689,7 @@ send_retry(const RetryRow *row, const char *token, Refusal *refusal)
 static bool
 retry_one(int64 id, const char *reason, const char *actor, RetryRow *row, char **token, Refusal *refusal)
 {
-	DeadLetterChange change = {.action = "retry",.reason = reason,.actor = actor};
+	DeadLetterChange change = {.action = "retry", .reason = reason, .actor = actor};
 
 	memset(refusal, 0, sizeof(Refusal));
 	*token = new_token();
@@ -715,10 +715,8 @@ static int64
 id_arg(FunctionCallInfo fcinfo)
 {
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("id of the dead letter is NULL"),
-				 errhint("sentinai.dlq_list() lists them.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("id of the dead letter is NULL"),
+						errhint("sentinai.dlq_list() lists them.")));
 	return PG_GETARG_INT64(0);
 }
 
@@ -726,7 +724,7 @@ id_arg(FunctionCallInfo fcinfo)
 static Datum
 result_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 {
-	TupleDesc	desc;
+	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -737,15 +735,15 @@ result_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 Datum
 sn_dlq_retry(PG_FUNCTION_ARGS)
 {
-	int64		id = id_arg(fcinfo);
+	int64 id = id_arg(fcinfo);
 	MemoryContext caller = CurrentMemoryContext;
-	RetryRow	row;
-	Refusal		refusal;
-	char	   *token;
-	int			retry_count;
-	bool		reassigned;
-	Datum		values[6];
-	bool		nulls[6] = {false};
+	RetryRow row;
+	Refusal refusal;
+	char *token;
+	int retry_count;
+	bool reassigned;
+	Datum values[6];
+	bool nulls[6] = {false};
 
 	SPI_connect();
 	if (!retry_one(id, text_arg(fcinfo, 1), text_arg(fcinfo, 2), &row, &token, &refusal))
@@ -765,11 +763,11 @@ sn_dlq_retry(PG_FUNCTION_ARGS)
 
 typedef struct BatchItem
 {
-	int64		id;
-	int			place;			/* in the caller's array */
-	bool		isnull;
-	bool		ok;
-	Refusal		refusal;
+	int64 id;
+	int place; /* in the caller's array */
+	bool isnull;
+	bool ok;
+	Refusal refusal;
 } BatchItem;
 
 static int
@@ -792,9 +790,9 @@ compare_places(const void *a, const void *b)
 static BatchItem *
 batch_items(ArrayType *array, int *n)
 {
-	Datum	   *ids;
-	bool	   *nulls;
-	BatchItem  *items;
+	Datum *ids;
+	bool *nulls;
+	BatchItem *items;
 
 	deconstruct_array(array, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls, n);
 	items = palloc0(Max(*n, 1) * sizeof(BatchItem));
@@ -810,8 +808,8 @@ batch_items(ArrayType *array, int *n)
 static void
 put_batch_item(ReturnSetInfo *rsinfo, const BatchItem *item)
 {
-	Datum		values[5] = {Int64GetDatum(item->id), BoolGetDatum(item->ok)};
-	bool		nulls[5] = {item->isnull, false, !item->ok, item->ok, item->ok};
+	Datum values[5] = {Int64GetDatum(item->id), BoolGetDatum(item->ok)};
+	bool nulls[5] = {item->isnull, false, !item->ok, item->ok, item->ok};
 
 	if (item->ok)
 		values[2] = CStringGetTextDatum(state_names[DEAD_LETTER_RETRYING]);
@@ -832,10 +830,10 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext caller = CurrentMemoryContext;
-	char	   *reason = text_arg(fcinfo, 1);
-	char	   *actor = text_arg(fcinfo, 2);
-	BatchItem  *items;
-	int			n;
+	char *reason = text_arg(fcinfo, 1);
+	char *actor = text_arg(fcinfo, 2);
+	BatchItem *items;
+	int n;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (PG_ARGISNULL(0))
@@ -847,13 +845,13 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 	{
 		MemoryContext one = AllocSetContextCreate(CurrentMemoryContext, "sentinai retry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(one);
-		RetryRow	row;
-		char	   *token;
+		RetryRow row;
+		char *token;
 
 		CHECK_FOR_INTERRUPTS();
 		items[i].ok = !items[i].isnull && retry_one(items[i].id, reason, actor, &row, &token, &items[i].refusal);
 		if (items[i].isnull)
-			items[i].refusal = (Refusal) {.sqlerrcode = SN_ERRCODE("SN001"),.message = "id of the dead letter is NULL"};
+			items[i].refusal = (Refusal){.sqlerrcode = SN_ERRCODE("SN001"), .message = "id of the dead letter is NULL"};
 		if (!items[i].ok)
 			items[i].refusal.message = MemoryContextStrdup(caller, items[i].refusal.message);
 		MemoryContextSwitchTo(old);
@@ -870,15 +868,15 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 
 static SnStatement lock_dead_letter = {
 	.sql = "SELECT d.status FROM sentinai.dead_letter_queue d WHERE d.id = $1 FOR UPDATE",
-	.n_args = 1,.args = {INT8OID}
-};
+	.n_args = 1,
+	.args = {INT8OID}};
 
 /* Locks a dead letter that may become *to*, or refuses. */
 static void
 lock_for(int64 id, DeadLetterState to)
 {
-	Datum		value = Int64GetDatum(id);
-	Refusal		refusal = {0};
+	Datum value = Int64GetDatum(id);
+	Refusal refusal = {0};
 
 	if (sn_execute(&lock_dead_letter, &value, NULL) == 0)
 		refuse_missing(id, &refusal);
@@ -892,18 +890,16 @@ lock_for(int64 id, DeadLetterState to)
 Datum
 sn_dlq_discard(PG_FUNCTION_ARGS)
 {
-	int64		id = id_arg(fcinfo);
-	char	   *reason = text_arg(fcinfo, 1);
-	char	   *actor = text_arg(fcinfo, 2);
-	DeadLetterChange change = {.action = "discard",.reason = reason,.actor = actor};
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	int64 id = id_arg(fcinfo);
+	char *reason = text_arg(fcinfo, 1);
+	char *actor = text_arg(fcinfo, 2);
+	DeadLetterChange change = {.action = "discard", .reason = reason, .actor = actor};
+	Datum values[4];
+	bool nulls[4] = {false};
 
 	if (reason == NULL || strspn(reason, " \t\n") == strlen(reason))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("a dead letter is not discarded without a reason"),
-				 errhint("SELECT sentinai.dlq_discard(" INT64_FORMAT ", 'why', 'who')", id)));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("a dead letter is not discarded without a reason"),
+						errhint("SELECT sentinai.dlq_discard(" INT64_FORMAT ", 'why', 'who')", id)));
 	if (actor == NULL)
 		change.actor = actor = GetUserNameFromId(GetSessionUserId(), false);
 	SPI_connect();
@@ -921,10 +917,9 @@ sn_dlq_discard(PG_FUNCTION_ARGS)
 Datum
 sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 {
-	int64		id = PG_GETARG_INT64(0);
+	int64 id = PG_GETARG_INT64(0);
 	DeadLetterChange change = {
-		.action = "retry_lost",.error_type = "retry_lost",.error_message = text_to_cstring(PG_GETARG_TEXT_PP(1))
-	};
+		.action = "retry_lost", .error_type = "retry_lost", .error_message = text_to_cstring(PG_GETARG_TEXT_PP(1))};
 
 	SPI_connect();
 	lock_for(id, DEAD_LETTER_PENDING);
@@ -936,23 +931,43 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 /* ---------- what consume() does with the record of a retry ---------- */
 
 static SnStatement lock_replayed = {
-	.sql = "SELECT d.id, d.retry_token::text, d.tenant_id, d.event_id, d.worker_type, d.step, d.event_timestamp, d.retry_count"
-	" FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
-	.n_args = 1,.args = {INT8ARRAYOID}
-};
+	.sql =
+		"SELECT d.id, d.retry_token::text, d.tenant_id, d.event_id, d.worker_type, d.step, d.event_timestamp, d.retry_count"
+		" FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
+	.n_args = 1,
+	.args = {INT8ARRAYOID}};
 
 static SnStatement read_attempts = {
 	.sql = "SELECT h.dlq_id, h.token::text, h.details->>'worker_type', h.details->>'step', h.tenant_id"
-	" FROM sentinai.dlq_history h WHERE h.dlq_id = ANY ($1) AND h.action = 'retry'",
-	.n_args = 1,.args = {INT8ARRAYOID}
-};
+		   " FROM sentinai.dlq_history h WHERE h.dlq_id = ANY ($1) AND h.action = 'retry'",
+	.n_args = 1,
+	.args = {INT8ARRAYOID}};
 
-static SnStatement read_token = {
-	.sql = "SELECT d.retry_token::text FROM sentinai.dead_letter_queue d WHERE d.id = $1",
-	.n_args = 1,.args = {INT8OID}
-};
+static SnStatement read_token = {.sql = "SELECT d.retry_token::text FROM sentinai.dead_letter_queue d WHERE d.id = $1",
+								 .n_args = 1,
+								 .args = {INT8OID}};
 
-/* The attempt is one that history knows: current until then proven, used else. */
+/* What the dead letter's row says about a replay: its identity, and whether it is the one under way. */
+static void
+note_row(SnReplay *replay, int row)
+{
+	char *token = sn_result_text(row, 2);
+
+	if (sn_result_int64(row, 1) != replay->dlq_id)
+		return;
+	replay->tenant_id = sn_result_text(row, 3);
+	replay->event_id = sn_result_text(row, 4);
+	replay->worker_type = sn_result_text(row, 5);
+	replay->step = sn_result_text(row, 6);
+	replay->event_timestamp = sn_result_time(row, 7);
+	replay->retry_count = sn_result_int32(row, 8);
+	if (token == NULL || (replay->token != NULL && pg_strcasecmp(token, replay->token) != 0))
+		return;
+	replay->state = SN_REPLAY_CURRENT;
+	replay->token = token;
+}
+
+/* An attempt that history knows and that is not under way was used up, or its dead letter is gone. */
 static void
 note_attempt(SnReplay *replay, int row)
 {
@@ -960,9 +975,12 @@ note_attempt(SnReplay *replay, int row)
 		pg_strcasecmp(sn_result_text(row, 2), replay->token) != 0)
 		return;
 	replay->state = SN_REPLAY_USED;
-	replay->worker_type = sn_result_text(row, 3);
-	replay->step = sn_result_text(row, 4);
-	replay->tenant_id = sn_result_text(row, 5);
+	if (replay->worker_type == NULL)
+	{
+		replay->worker_type = sn_result_text(row, 3);
+		replay->step = sn_result_text(row, 4);
+		replay->tenant_id = sn_result_text(row, 5);
+	}
 	if (replay->worker_type == NULL || replay->step == NULL)
 	{
 		/* Somebody else's row of history: nobody's replay. */
@@ -971,31 +989,12 @@ note_attempt(SnReplay *replay, int row)
 	}
 }
 
-/* What the dead letter's row says about a replay. */
-static void
-note_current(SnReplay *replay, int row)
-{
-	char	   *token = sn_result_text(row, 2);
-
-	if (sn_result_int64(row, 1) != replay->dlq_id || token == NULL ||
-		(replay->token != NULL && pg_strcasecmp(token, replay->token) != 0))
-		return;
-	replay->state = SN_REPLAY_CURRENT;
-	replay->token = token;
-	replay->tenant_id = sn_result_text(row, 3);
-	replay->event_id = sn_result_text(row, 4);
-	replay->worker_type = sn_result_text(row, 5);
-	replay->step = sn_result_text(row, 6);
-	replay->event_timestamp = sn_result_time(row, 7);
-	replay->retry_count = sn_result_int32(row, 8);
-}
-
 void
 sn_dead_letter_lookup(SnReplay *replays, int n)
 {
-	SnColumn	ids;
-	Datum		array;
-	uint64		rows;
+	SnColumn ids;
+	Datum array;
+	uint64 rows;
 
 	sn_column_init(&ids, INT8OID, n);
 	for (int i = 0; i < n; i++)
@@ -1007,9 +1006,8 @@ sn_dead_letter_lookup(SnReplay *replays, int n)
 	rows = sn_execute(&lock_replayed, &array, NULL);
 	for (int row = 0; row < rows; row++)
 		for (int i = 0; i < n; i++)
-			note_current(&replays[i], row);
-
-	/* What is known and isn't current was used up. A dead letter that is gone still has its history. */
+			note_row(&replays[i], row);
+	/* A dead letter that is gone still has its history. */
 	rows = sn_execute(&read_attempts, &array, NULL);
 	for (int row = 0; row < rows; row++)
 		for (int i = 0; i < n; i++)
@@ -1021,15 +1019,16 @@ sn_dead_letter_replayed(int64 dlq_id, const char *token, bool ok, const char *er
 						const char *error_detail, const char *sqlstate)
 {
 	DeadLetterChange change = {.action = ok ? "replay_succeeded" : "replay_failed"};
-	Datum		id = Int64GetDatum(dlq_id);
-	char	   *current;
+	Datum id = Int64GetDatum(dlq_id);
+	char *current;
 
 	/* The caller holds the row's lock, so it can be gone only by its own doing. */
 	if (sn_execute(&read_token, &id, NULL) == 0)
 		return;
+	/* An earlier copy of the record in the same batch has used the token up. */
 	current = sn_result_text(0, 1);
 	if (current == NULL || (token != NULL && pg_strcasecmp(current, token) != 0))
-		elog(ERROR, "attempt of dead letter " INT64_FORMAT " is not current", dlq_id);
+		return;
 	if (!ok)
 	{
 		change.error_type = error_type != NULL ? error_type : "unknown";

@@ -426,14 +426,12 @@ screen_replay(SnBatch *batch, SnWork *work)
 		return true;
 	}
 	own = strcmp(replay->worker_type, batch->worker_type->name) == 0;
-	if (replay->state == SN_REPLAY_USED && (own || strcmp(replay->step, "handle") == 0))
-		work->outcome = own ? SN_DUPLICATE : SN_SKIPPED;
+	if (own && replay->state == SN_REPLAY_USED)
+		work->outcome = SN_DUPLICATE;
 	else if (!own && strcmp(replay->step, "handle") == 0)
 		work->outcome = SN_SKIPPED;
-	else if (own)
-		return true;
-	else
-		work->replay = NULL;
+	if (!own)
+		work->replay = NULL;	/* its end is its own worker type's to tell */
 	return work->outcome == SN_TODO;
 }
 
@@ -506,7 +504,9 @@ screen_work(SnBatch *batch, SnWork *work, bytea *secret)
 		override_identity(work, kept_tenant, replay->event_id, replay->event_timestamp);
 	else
 		override_identity(work, kept_tenant, work->kept_event_id, 0);
-	work->log = work->fresh && work->replay == NULL && batch->worker_type->owns_topic && !work->emitted;
+	/* A dead letter of the handle step was logged when it came first. */
+	work->log = work->fresh && batch->worker_type->owns_topic && !work->emitted &&
+		(work->replay == NULL || strcmp(work->replay->step, "screen") == 0);
 	/* What is ours is in the log already, and there is nothing else to do with it. */
 	if (work->outcome == SN_TODO && work->handler == NULL && !work->log)
 		work->outcome = SN_SKIPPED;

@@ -112,6 +112,59 @@ settle_dead_letters(SnBatch *batch)
 		works[i]->dlq_id = letters[i].id;
 }
 
+static SnStatement was_handled = {
+	.sql = "SELECT FROM sentinai.event_processing_log l WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3"
+	" AND NOT l.shadow AND l.status = 'succeeded'",
+	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* Whether the batch has another record of the same retry that decides: a publisher that crashed may send it twice. */
+static bool
+is_copy(SnBatch *batch, SnWork *copy)
+{
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+
+		if (work != copy && work->replay != NULL && work->replay->dlq_id == copy->replay->dlq_id &&
+			work->outcome != SN_DUPLICATE)
+			return true;
+	}
+	return false;
+}
+
+/* A retry whose event turned out to be known: done if it was handled, and not ended by this record if it waits. */
+static bool
+is_done(SnBatch *batch, SnWork *work)
+{
+	Datum		values[3];
+
+	if (is_copy(batch, work))
+		return false;
+	values[0] = CStringGetTextDatum(work->event.tenant_id);
+	values[1] = CStringGetTextDatum(work->event.event_id);
+	values[2] = CStringGetTextDatum(batch->worker_type->name);
+	return sn_execute(&was_handled, values, NULL) > 0;
+}
+
+static void
+settle_replay(SnBatch *batch, SnWork *work)
+{
+	SnReplay   *replay = work->replay;
+	SnFailure  *failure = &work->failure;
+	bool		ok = work->outcome == SN_SUCCEEDED || work->outcome == SN_LOGGED || work->outcome == SN_DUPLICATE;
+
+	if (work->outcome == SN_DUPLICATE && !is_done(batch, work))
+		return;
+	if (!ok && work->outcome != SN_DEAD)
+		*failure = (SnFailure) {
+			.error_type = "handler_missing",.message = "event type has no handler",.sqlstate = "SN005"
+		};
+	work->dlq_id = replay->dlq_id;
+	sn_dead_letter_replayed(replay->dlq_id, replay->token, ok, failure->error_type, failure->message, failure->detail,
+							failure->sqlstate);
+}
+
 /* The retries of dead letters that have ended use their tokens up. */
 static void
 settle_replays(SnBatch *batch)
@@ -119,14 +172,9 @@ settle_replays(SnBatch *batch)
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork	   *work = batch->work[i];
-		SnReplay   *replay = work->replay;
-		SnFailure  *failure = &work->failure;
 
-		if (replay == NULL || replay->state != SN_REPLAY_CURRENT || waits(work))
-			continue;
-		work->dlq_id = replay->dlq_id;
-		sn_dead_letter_replayed(replay->dlq_id, replay->token, work->outcome != SN_DEAD, failure->error_type,
-								failure->message, failure->detail, failure->sqlstate);
+		if (work->replay != NULL && work->replay->state == SN_REPLAY_CURRENT && !waits(work))
+			settle_replay(batch, work);
 	}
 }
 
