@@ -17,10 +17,10 @@ PG_FUNCTION_INFO_V1(sn_dlq_fingerprint);
 #define MAX_PATTERN 500
 
 /* PostgreSQL's messages quote names and values alike. Behind these words stands a name. */
-static const char *const nouns[] = {
-	"column", "constraint", "database", "domain", "extension", "field", "function", "index", "operator", "parameter",
-	"partition", "procedure", "relation", "role", "schema", "sequence", "table", "trigger", "type", "view"
-};
+static const char *const nouns[] = {"column",	 "constraint", "database", "domain",   "extension",
+									"field",	 "function",   "index",	   "operator", "parameter",
+									"partition", "procedure",  "relation", "role",	   "schema",
+									"sequence",	 "table",	   "trigger",  "type",	   "view"};
 
 static bool
 is_word(char c)
@@ -34,7 +34,7 @@ uuid_length(const char *text)
 {
 	for (int i = 0; i < 36; i++)
 	{
-		bool		dash = i == 8 || i == 13 || i == 18 || i == 23;
+		bool dash = i == 8 || i == 13 || i == 18 || i == 23;
 
 		if (dash ? text[i] != '-' : !isxdigit((unsigned char) text[i]))
 			return 0;
@@ -46,9 +46,9 @@ uuid_length(const char *text)
 static int
 hex_length(const char *text)
 {
-	bool		prefixed = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
-	int			n = prefixed ? 2 : 0;
-	bool		digit = prefixed;
+	bool prefixed = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+	int n = prefixed ? 2 : 0;
+	bool digit = prefixed;
 
 	for (; isxdigit((unsigned char) text[n]); n++)
 		digit = digit || isdigit((unsigned char) text[n]);
@@ -59,7 +59,7 @@ hex_length(const char *text)
 static int
 number_length(const char *text)
 {
-	int			n = 0;
+	int n = 0;
 
 	while (isdigit((unsigned char) text[n]) ||
 		   (n > 0 && strchr(".,:-", text[n]) != NULL && text[n] != '\0' && isdigit((unsigned char) text[n + 1])))
@@ -71,8 +71,8 @@ number_length(const char *text)
 static bool
 noun_before(const StringInfo pattern)
 {
-	int			end = pattern->len;
-	int			start;
+	int end = pattern->len;
+	int start;
 
 	while (end > 0 && pattern->data[end - 1] == ' ')
 		end--;
@@ -101,8 +101,8 @@ quoted_length(const char *message, const char *at)
 static int
 append_token(StringInfo pattern, const char *message, const char *at)
 {
-	bool		word_begins = at == message || !is_word(at[-1]);
-	int			n;
+	bool word_begins = at == message || !is_word(at[-1]);
+	int n;
 
 	if ((*at == '\'' || *at == '"') && (n = quoted_length(message, at)) > 0)
 	{
@@ -161,18 +161,18 @@ hash_text(uint64 hash, const char *text)
 {
 	for (; *text != '\0'; text++)
 		hash = (hash ^ (unsigned char) *text) * UINT64CONST(0x100000001b3);
-	return (hash ^ 0xff) * UINT64CONST(0x100000001b3);	/* the end, which no UTF-8 text has */
+	return (hash ^ 0xff) * UINT64CONST(0x100000001b3); /* the end, which no UTF-8 text has */
 }
 
 /* dlq_fingerprint(error_type, sqlstate, error_message, event_type, worker_type) returns text: 16 hexadecimal digits */
 Datum
 sn_dlq_fingerprint(PG_FUNCTION_ARGS)
 {
-	uint64		hash = UINT64CONST(0xcbf29ce484222325);
+	uint64 hash = UINT64CONST(0xcbf29ce484222325);
 
 	for (int i = 0; i < 5; i++)
 	{
-		char	   *part = PG_ARGISNULL(i) ? pstrdup("") : text_to_cstring(PG_GETARG_TEXT_PP(i));
+		char *part = PG_ARGISNULL(i) ? pstrdup("") : text_to_cstring(PG_GETARG_TEXT_PP(i));
 
 		hash = hash_text(hash, i == 2 ? message_pattern(part) : part);
 	}

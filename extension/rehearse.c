@@ -19,17 +19,17 @@ PG_FUNCTION_INFO_V1(sn_dlq_rehearse_ids);
 /* A tenant that is gone would be refused before any handler. */
 static SnStatement read_dead_letter = {
 	.sql = "SELECT d.worker_type, nullif(d.tenant_id, ''), d.event_id, d.event_timestamp, d.record_ts, d.payload_raw,"
-	" CASE WHEN d.tenant_id <> '' THEN coalesce(t.status, 'not known') END"
-	" FROM sentinai.dead_letter_queue d LEFT JOIN sentinai.tenant t USING (tenant_id) WHERE d.id = $1",
-	.n_args = 1,.args = {INT8OID}
-};
+		   " CASE WHEN d.tenant_id <> '' THEN coalesce(t.status, 'not known') END"
+		   " FROM sentinai.dead_letter_queue d LEFT JOIN sentinai.tenant t USING (tenant_id) WHERE d.id = $1",
+	.n_args = 1,
+	.args = {INT8OID}};
 
 static void
 read_value(SnRehearsal *rehearsal, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(0, column, &isnull);
-	bytea	   *bytes;
+	bool isnull;
+	Datum value = sn_result_datum(0, column, &isnull);
+	bytea *bytes;
 
 	if (isnull)
 		return;
@@ -41,8 +41,8 @@ read_value(SnRehearsal *rehearsal, int column)
 static void
 rehearse_one(int64 id, SnRehearsal *rehearsal)
 {
-	Datum		value = Int64GetDatum(id);
-	char	   *tenant_status;
+	Datum value = Int64GetDatum(id);
+	char *tenant_status;
 
 	memset(rehearsal, 0, sizeof(SnRehearsal));
 	if (sn_execute(&read_dead_letter, &value, NULL) == 0)
@@ -80,8 +80,8 @@ text_or_null(const char *value, bool *isnull)
 static void
 put_rehearsal(ReturnSetInfo *rsinfo, int64 id, const SnRehearsal *rehearsal)
 {
-	Datum		values[7] = {Int64GetDatum(id), BoolGetDatum(rehearsal->ok)};
-	bool		nulls[7] = {false};
+	Datum values[7] = {Int64GetDatum(id), BoolGetDatum(rehearsal->ok)};
+	bool nulls[7] = {false};
 
 	if (rehearsal->ok)
 		memset(nulls + 2, true, 4);
@@ -101,12 +101,13 @@ Datum
 sn_dlq_rehearse_ids(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum	   *ids;
-	bool	   *nulls;
-	int			n;
+	Datum *ids;
+	bool *nulls;
+	int n;
 
 	InitMaterializedSRF(fcinfo, 0);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls,
+					  &n);
 	SPI_connect();
 	for (int i = 0; i < n; i++)
 	{

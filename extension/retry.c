@@ -31,69 +31,66 @@ PG_FUNCTION_INFO_V1(sn_error_class_list);
 
 typedef struct ErrorClass
 {
-	char		prefix[6];
-	bool		constraint_needed;	/* counts only where the error names a constraint */
+	char prefix[6];
+	bool constraint_needed; /* counts only where the error names a constraint */
 	SnErrorClass class;
 } ErrorClass;
 
 /* The longest prefix that fits decides; what none fits is retry. */
 static const ErrorClass error_classes[] = {
-	{"08", false, SN_CLASS_STOP},	/* connection exception */
-	{"22", false, SN_CLASS_PERMANENT},	/* data exception */
-	{"23502", false, SN_CLASS_PERMANENT},	/* not_null_violation */
-	{"23503", false, SN_CLASS_RETRY},	/* foreign_key_violation: the other row may be on its way */
-	{"23505", false, SN_CLASS_RETRY},	/* unique_violation: a race, or an order */
-	{"23514", true, SN_CLASS_PERMANENT},	/* check_violation; without a constraint's name: a missing partition */
-	{"23P01", false, SN_CLASS_RETRY},	/* exclusion_violation */
-	{"25006", false, SN_CLASS_STOP},	/* read_only_sql_transaction: this is a standby */
-	{"40", false, SN_CLASS_RETRY},	/* transaction rollback: deadlock, serialization */
-	{"42", false, SN_CLASS_BROKEN}, /* syntax error or access rule violation */
-	{"53", false, SN_CLASS_STOP},	/* insufficient resources */
-	{"55P03", false, SN_CLASS_RETRY},	/* lock_not_available */
-	{"57", false, SN_CLASS_STOP},	/* operator intervention */
-	{"58", false, SN_CLASS_STOP},	/* system error */
-	{"P0001", false, SN_CLASS_RETRY},	/* raise_exception: the handler's own word */
-	{"SN006", false, SN_CLASS_PERMANENT},	/* validation_error */
-	{"XX", false, SN_CLASS_BROKEN}, /* internal error */
+	{"08", false, SN_CLASS_STOP},		  /* connection exception */
+	{"22", false, SN_CLASS_PERMANENT},	  /* data exception */
+	{"23502", false, SN_CLASS_PERMANENT}, /* not_null_violation */
+	{"23503", false, SN_CLASS_RETRY},	  /* foreign_key_violation: the other row may be on its way */
+	{"23505", false, SN_CLASS_RETRY},	  /* unique_violation: a race, or an order */
+	{"23514", true, SN_CLASS_PERMANENT},  /* check_violation; without a constraint's name: a missing partition */
+	{"23P01", false, SN_CLASS_RETRY},	  /* exclusion_violation */
+	{"25006", false, SN_CLASS_STOP},	  /* read_only_sql_transaction: this is a standby */
+	{"40", false, SN_CLASS_RETRY},		  /* transaction rollback: deadlock, serialization */
+	{"42", false, SN_CLASS_BROKEN},		  /* syntax error or access rule violation */
+	{"53", false, SN_CLASS_STOP},		  /* insufficient resources */
+	{"55P03", false, SN_CLASS_RETRY},	  /* lock_not_available */
+	{"57", false, SN_CLASS_STOP},		  /* operator intervention */
+	{"58", false, SN_CLASS_STOP},		  /* system error */
+	{"P0001", false, SN_CLASS_RETRY},	  /* raise_exception: the handler's own word */
+	{"SN006", false, SN_CLASS_PERMANENT}, /* validation_error */
+	{"XX", false, SN_CLASS_BROKEN},		  /* internal error */
 };
 
-static const char *const class_names[] = {
-	[SN_CLASS_PERMANENT] = "permanent",
-	[SN_CLASS_RETRY] = "retry",
-	[SN_CLASS_STOP] = "stop",
-	[SN_CLASS_BROKEN] = "broken"
-};
+static const char *const class_names[] = {[SN_CLASS_PERMANENT] = "permanent",
+										  [SN_CLASS_RETRY] = "retry",
+										  [SN_CLASS_STOP] = "stop",
+										  [SN_CLASS_BROKEN] = "broken"};
 
 /* Error types without a SQLSTATE that no retry can help: the event itself is at fault. */
-static const char *const permanent_types[] = {
-	"validation_error", "unknown_event_type", "id_conflict", "tenant_mismatch", "header_mismatch"
-};
+static const char *const permanent_types[] = {"validation_error", "unknown_event_type", "id_conflict",
+											  "tenant_mismatch", "header_mismatch"};
 
 /* ---------- what was read from the tables ---------- */
 
 typedef struct RetryPolicy
 {
-	int			max_retries;
-	double		base_ms;
-	double		factor;
-	double		max_ms;
-	double		jitter;
-	double		deadline_ms;	/* negative: none */
-	bool		park;
+	int max_retries;
+	double base_ms;
+	double factor;
+	double max_ms;
+	double jitter;
+	double deadline_ms; /* negative: none */
+	bool park;
 } RetryPolicy;
 
 /* Texts longer than these are looked up each time. A missing one is "". */
 typedef struct PolicyKey
 {
-	char		tenant_id[65];
-	char		worker_type[64];
-	char		event_type[256];
-	char		error_type[128];
+	char tenant_id[65];
+	char worker_type[64];
+	char event_type[256];
+	char error_type[128];
 } PolicyKey;
 
 typedef struct PolicyEntry
 {
-	PolicyKey	key;
+	PolicyKey key;
 	RetryPolicy policy;
 } PolicyEntry;
 
@@ -101,25 +98,23 @@ typedef struct PolicyEntry
 
 static const char *const cached_tables[] = {"retry_policy", "retry_policy_override", "error_class_override"};
 
-static bool cache_valid = false;	/* cleared at any time by an invalidation */
-static Oid	cached_relids[lengthof(cached_tables)];
-static MemoryContext cache_context = NULL;	/* lives with the backend, reset when a table changed */
-static HTAB *policies;			/* PolicyEntry, in cache_context */
-static ErrorClass *overrides;	/* in cache_context */
-static int	n_overrides;
+static bool cache_valid = false; /* cleared at any time by an invalidation */
+static Oid cached_relids[lengthof(cached_tables)];
+static MemoryContext cache_context = NULL; /* lives with the backend, reset when a table changed */
+static HTAB *policies;					   /* PolicyEntry, in cache_context */
+static ErrorClass *overrides;			   /* in cache_context */
+static int n_overrides;
 
-static SnStatement read_overrides = {
-	.sql = "SELECT sqlstate_prefix, class FROM sentinai.error_class_override",
-	.n_args = 0
-};
+static SnStatement read_overrides = {.sql = "SELECT sqlstate_prefix, class FROM sentinai.error_class_override",
+									 .n_args = 0};
 
 static SnStatement read_policy = {
 	.sql = "SELECT max_retries, 1000 * extract(epoch FROM base_delay)::float8, factor,"
-	" 1000 * extract(epoch FROM max_delay)::float8, jitter,"
-	" coalesce(1000 * extract(epoch FROM deadline)::float8, -1), after_dead_letter = 'park'"
-	" FROM sentinai.retry_policy_for($1, $2, $3, $4)",
-	.n_args = 4,.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID}
-};
+		   " 1000 * extract(epoch FROM max_delay)::float8, jitter,"
+		   " coalesce(1000 * extract(epoch FROM deadline)::float8, -1), after_dead_letter = 'park'"
+		   " FROM sentinai.retry_policy_for($1, $2, $3, $4)",
+	.n_args = 4,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
 
 static void
 retry_config_invalidated(Datum arg, Oid relid)
@@ -149,7 +144,7 @@ class_by_name(const char *name)
 static void
 cache_refresh(void)
 {
-	HASHCTL		ctl = {.keysize = sizeof(PolicyKey),.entrysize = sizeof(PolicyEntry)};
+	HASHCTL ctl = {.keysize = sizeof(PolicyKey), .entrysize = sizeof(PolicyEntry)};
 
 	if (cache_valid)
 		return;
@@ -180,7 +175,7 @@ longest_prefix(const ErrorClass *classes, int n, const char *sqlstate, bool name
 
 	for (int i = 0; i < n; i++)
 	{
-		size_t		len = strlen(classes[i].prefix);
+		size_t len = strlen(classes[i].prefix);
 
 		if (strncmp(classes[i].prefix, sqlstate, len) != 0 || (classes[i].constraint_needed && !names_constraint))
 			continue;
@@ -193,8 +188,8 @@ longest_prefix(const ErrorClass *classes, int n, const char *sqlstate, bool name
 SnErrorClass
 sn_error_class(int sqlerrcode, const char *constraint_name)
 {
-	char		sqlstate[6];
-	bool		names_constraint = constraint_name != NULL && constraint_name[0] != '\0';
+	char sqlstate[6];
+	bool names_constraint = constraint_name != NULL && constraint_name[0] != '\0';
 	const ErrorClass *installed;
 	const ErrorClass *own;
 
@@ -222,7 +217,7 @@ sn_error_type_class(const char *error_type)
 
 typedef struct Condition
 {
-	char		sqlstate[6];
+	char sqlstate[6];
 	const char *name;
 } Condition;
 
@@ -251,9 +246,9 @@ policy_read(const char *tenant_id, const char *worker_type, const char *event_ty
 			RetryPolicy *policy)
 {
 	const char *texts[] = {tenant_id, worker_type, event_type, error_type};
-	Datum		values[4];
-	char		nulls[5] = "    ";
-	bool		isnull;
+	Datum values[4];
+	char nulls[5] = "    ";
+	bool isnull;
 
 	for (int i = 0; i < 4; i++)
 	{
@@ -264,11 +259,12 @@ policy_read(const char *tenant_id, const char *worker_type, const char *event_ty
 	}
 	sn_execute(&read_policy, values, nulls);
 	sn_result_datum(0, 1, &isnull);
-	if (isnull)					/* the function's row is a row of NULLs */
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN011")),
-				 errmsg("there is no retry policy"),
-				 errhint("Somebody deleted the installed row of sentinai.retry_policy; SELECT sentinai.retry_policy_set() makes one for everything.")));
+	if (isnull) /* the function's row is a row of NULLs */
+		ereport(
+			ERROR,
+			(errcode(SN_ERRCODE("SN011")), errmsg("there is no retry policy"),
+			 errhint(
+				 "Somebody deleted the installed row of sentinai.retry_policy; SELECT sentinai.retry_policy_set() makes one for everything.")));
 	policy->max_retries = sn_result_int32(0, 1);
 	policy->base_ms = DatumGetFloat8(sn_result_datum(0, 2, &isnull));
 	policy->factor = DatumGetFloat8(sn_result_datum(0, 3, &isnull));
@@ -290,7 +286,7 @@ static void
 policy_get(const char *tenant_id, const char *worker_type, const char *event_type, const char *error_type,
 		   RetryPolicy *policy)
 {
-	PolicyKey	key;
+	PolicyKey key;
 	PolicyEntry *entry;
 
 	cache_refresh();
@@ -333,8 +329,8 @@ sn_retry_decide(const char *worker_type, const char *tenant_id, const char *even
 	SnRetryDecision decision = {0};
 	RetryPolicy policy;
 	TimestampTz now = GetCurrentTimestamp();
-	double		delay;
-	double		waited_ms;
+	double delay;
+	double waited_ms;
 
 	policy_get(tenant_id, worker_type, event_type, error_type, &policy);
 	decision.park = policy.park;
@@ -364,17 +360,15 @@ Datum
 sn_retry_delay(PG_FUNCTION_ARGS)
 {
 	RetryPolicy policy;
-	Interval   *delay;
-	int			retry;
+	Interval *delay;
+	int retry;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	retry = PG_GETARG_INT32(0);
 	if (retry < 1)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("retry_count must be at least 1"),
-				 errhint("1 is the first retry.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("retry_count must be at least 1"),
+						errhint("1 is the first retry.")));
 	SPI_connect();
 	policy_get(text_arg(fcinfo, 2), text_arg(fcinfo, 1), text_arg(fcinfo, 3), text_arg(fcinfo, 4), &policy);
 	SPI_finish();
@@ -389,13 +383,11 @@ sn_retry_delay(PG_FUNCTION_ARGS)
 static int
 sqlstate_arg(FunctionCallInfo fcinfo, int n)
 {
-	char	   *code = text_to_cstring(PG_GETARG_TEXT_PP(n));
+	char *code = text_to_cstring(PG_GETARG_TEXT_PP(n));
 
 	if (strlen(code) != 5 || strspn(code, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("\"%s\" is not a SQLSTATE", code),
-				 errhint("A SQLSTATE is five digits or capital letters, such as 23505.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("\"%s\" is not a SQLSTATE", code),
+						errhint("A SQLSTATE is five digits or capital letters, such as 23505.")));
 	return SN_ERRCODE(code);
 }
 
@@ -418,11 +410,9 @@ sn_error_class_sql(PG_FUNCTION_ARGS)
 static void
 put_error_class(ReturnSetInfo *rsinfo, const ErrorClass *class, bool builtin)
 {
-	Datum		values[4] = {
-		CStringGetTextDatum(class->prefix), BoolGetDatum(class->constraint_needed),
-		CStringGetTextDatum(class_names[class->class]), BoolGetDatum(builtin)
-	};
-	bool		nulls[4] = {false};
+	Datum values[4] = {CStringGetTextDatum(class->prefix), BoolGetDatum(class->constraint_needed),
+					   CStringGetTextDatum(class_names[class->class]), BoolGetDatum(builtin)};
+	bool nulls[4] = {false};
 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }

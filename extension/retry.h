@@ -10,17 +10,17 @@
 
 typedef enum SnErrorClass
 {
-	SN_CLASS_PERMANENT,			/* trying again can't help: a dead letter at once */
-	SN_CLASS_RETRY,				/* an order, a race, or something we don't know: by the retry policy */
-	SN_CLASS_STOP,				/* the infrastructure is not there: nothing moves, no retry is used up */
-	SN_CLASS_BROKEN				/* a bad deployment, or one odd event: what to do is the circuit breaker's decision */
+	SN_CLASS_PERMANENT, /* trying again can't help: a dead letter at once */
+	SN_CLASS_RETRY,		/* an order, a race, or something we don't know: by the retry policy */
+	SN_CLASS_STOP,		/* the infrastructure is not there: nothing moves, no retry is used up */
+	SN_CLASS_BROKEN		/* a bad deployment, or one odd event: what to do is the circuit breaker's decision */
 } SnErrorClass;
 
 typedef struct SnRetryDecision
 {
-	bool		retry;			/* false: dead letter */
-	int64		delay_ms;		/* with jitter; 0 where retry is false */
-	bool		park;			/* after a dead letter: later events of the key wait behind it */
+	bool retry;		/* false: dead letter */
+	int64 delay_ms; /* with jitter; 0 where retry is false */
+	bool park;		/* after a dead letter: later events of the key wait behind it */
 } SnRetryDecision;
 
 /*
@@ -39,11 +39,11 @@ extern const char *sn_condition_name(int sqlerrcode);
  * What is to be done with an event that failed after retries_used retries (0: it failed at first sight) and for the first
  * time at first_failed_at (0: now). Classes stop and broken are the caller's to handle; here they count as retry.
  */
-extern SnRetryDecision sn_retry_decide(const char *worker_type, const char *tenant_id, const char *event_type,
-									   const char *error_type, SnErrorClass error_class, int retries_used,
-									   TimestampTz first_failed_at);
+extern SnRetryDecision
+sn_retry_decide(const char *worker_type, const char *tenant_id, const char *event_type, const char *error_type,
+				SnErrorClass error_class, int retries_used, TimestampTz first_failed_at);
 
 /* In _PG_init: caches of policies and classes end when their tables change. */
 extern void sn_retry_init(void);
 
-#endif							/* SN_RETRY_H */
+#endif /* SN_RETRY_H */

@@ -6,6 +6,9 @@ REGRESS = \
 	tenant \
 	intake \
 	event \
+	retry \
+	dead_letter \
+	event_why \
 	activation \
 	generation \
 	outbox \

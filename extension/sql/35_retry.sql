@@ -147,15 +147,15 @@ CREATE FUNCTION sentinai.retry_policy_set(
 		v_set sentinai.retry_policy_effective;
 	BEGIN
 		IF $1 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
-			RAISE EXCEPTION USING ERRCODE = 'SN004', MESSAGE = format('unknown tenant "%s"', $1),
-				HINT = 'SELECT tenant_id FROM sentinai.tenant lists them.';
+			RAISE EXCEPTION USING ERRCODE = 'SN004', MESSAGE = format('tenant "%s" does not exist', $1),
+				HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
 		END IF;
 		IF $2 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.worker_type w WHERE w.name = $2) THEN
-			RAISE EXCEPTION USING ERRCODE = 'SN002', MESSAGE = format('unknown worker type "%s"', $2),
+			RAISE EXCEPTION USING ERRCODE = 'SN002', MESSAGE = format('worker type "%s" is not known', $2),
 				HINT = 'SELECT name FROM sentinai.worker_type lists them.';
 		END IF;
 		IF $3 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $3) THEN
-			RAISE EXCEPTION USING ERRCODE = 'SN005', MESSAGE = format('unknown event type "%s"', $3),
+			RAISE EXCEPTION USING ERRCODE = 'SN005', MESSAGE = format('event type "%s" is not known', $3),
 				HINT = 'SELECT event_type FROM sentinai.event_type lists them.';
 		END IF;
 		SELECT * INTO STRICT v_installed FROM sentinai.retry_policy p

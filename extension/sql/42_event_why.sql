@@ -7,7 +7,7 @@ CREATE TYPE sentinai.event_answer AS (
 );
 COMMENT ON TYPE sentinai.event_answer IS 'An answer of event_why(), without the worker type that it is about.';
 COMMENT ON COLUMN sentinai.event_answer.state IS
-	'succeeded, retrying, parked, released, deferred, dead_letter, replaying, discarded, deleted, not_read, in_outbox, published, not_handled, forgotten, lost or unknown.';
+	'succeeded, logged, retrying, parked, released, deferred, dead_letter, replaying, discarded, deleted, not_read, in_outbox, published, not_handled, forgotten, lost or unknown.';
 COMMENT ON COLUMN sentinai.event_answer.reason IS 'The answer as a sentence.';
 COMMENT ON COLUMN sentinai.event_answer.details IS 'What the sentence was made of.';
 
@@ -82,7 +82,7 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 			WHEN p.status = 'retrying' THEN
 				format('retry %s is due since %s, and waits for the reader of %s/%s', p.retry_count, p.next_attempt_at,
 					   p.topic, p.partition)
-			WHEN p.next_attempt_at > now() THEN format('deferred until %s', p.next_attempt_at)
+			WHEN p.next_attempt_at > now() THEN format('%s, due at %s', p.status, p.next_attempt_at)
 			ELSE format('due since %s, and waits for the reader of %s/%s', p.next_attempt_at, p.topic, p.partition) END;
 		IF p.dlq_id IS NOT NULL THEN
 			answer.reason := format('retry of dead letter %s: %s', p.dlq_id, answer.reason);
@@ -163,7 +163,7 @@ CREATE FUNCTION sentinai.event_why_dead_letter(tenant_id text, event_id text, wo
 			IF NOT FOUND THEN
 				RETURN NULL;
 			END IF;
-			RETURN ROW('deleted', format('dead letter %s was %s by %s at %s', h.dlq_id, h.action, h.who, h.created_at),
+			RETURN ROW('deleted'::text, format('dead letter %s was %s by %s at %s', h.dlq_id, h.action, h.who, h.created_at),
 					   jsonb_build_object('dlq_id', h.dlq_id, 'action', h.action, 'at', h.created_at, 'by', h.who));
 		ELSIF d.status = 'retrying' THEN
 			RETURN sentinai.event_why_replay(d.id);
@@ -188,20 +188,33 @@ CREATE FUNCTION sentinai.event_why_claim(tenant_id text, event_id text, worker_t
 	#variable_conflict use_column
 	DECLARE
 		c record;
+		answer sentinai.event_answer;
 	BEGIN
-		SELECT l.status, l.processed_at, l.retry_count, l.error_type, l.error_message INTO c
+		SELECT l.status, l.processed_at, l.retry_count, l.error_type, l.error_message, l.event_type, h.created_at AS handler_since INTO c
 		  FROM sentinai.event_processing_log l
+		  LEFT JOIN sentinai.handler h ON h.worker_type = l.worker_type AND h.event_type = l.event_type
 		 WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3 AND NOT l.shadow
 		 ORDER BY l.generation DESC LIMIT 1;
 		IF NOT FOUND THEN
 			RETURN NULL;
 		END IF;
-		RETURN ROW(CASE c.status WHEN 'succeeded' THEN 'succeeded' ELSE 'lost' END,
-			CASE c.status WHEN 'succeeded' THEN format('succeeded at %s', c.processed_at)
-				 ELSE format('lost: event_processing_log says %s since %s, but no row of event_pending or dead_letter_queue has it',
-							 c.status, c.processed_at) END,
-			jsonb_strip_nulls(jsonb_build_object('status', c.status, 'at', c.processed_at, 'retry_count', c.retry_count,
-				'error_type', c.error_type, 'error_message', c.error_message)));
+		answer.details := jsonb_strip_nulls(jsonb_build_object('status', c.status, 'at', c.processed_at,
+			'retry_count', c.retry_count, 'error_type', c.error_type, 'error_message', c.error_message));
+		IF c.status <> 'succeeded' THEN
+			answer.state := 'lost';
+			answer.reason := format('lost: event_processing_log says %s since %s, but no row of event_pending or dead_letter_queue has it',
+									c.status, c.processed_at);
+		ELSIF c.handler_since IS NULL THEN
+			answer.state := 'logged';
+			answer.reason := format('logged at %s: worker type %s has no handler for %s', c.processed_at, $3, c.event_type);
+		ELSE
+			answer.state := 'succeeded';
+			answer.reason := format('succeeded at %s', c.processed_at);
+			IF c.handler_since > c.processed_at THEN
+				answer.reason := format('%s, before the present handler was added at %s', answer.reason, c.handler_since);
+			END IF;
+		END IF;
+		RETURN answer;
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.event_why_claim(text, text, text) IS
@@ -225,21 +238,21 @@ CREATE FUNCTION sentinai.event_why_unclaimed(tenant_id text, event_id text, work
 		  FROM sentinai.event_log e WHERE e.tenant_id = $1 AND e.event_id = $2 ORDER BY e.created_at LIMIT 1;
 		SELECT * INTO o FROM sentinai.event_why_outbox(NULL, NULL, $1, $2);
 		IF o.id IS NOT NULL AND NOT o.published THEN
-			RETURN ROW('in_outbox', format('not yet published: in the outbox behind %s others of topic %s', o.before, o.topic),
+			RETURN ROW('in_outbox'::text, format('not yet published: in the outbox behind %s others of topic %s', o.before, o.topic),
 					   jsonb_build_object('outbox_id', o.id, 'before', o.before, 'topic', o.topic));
 		ELSIF o.id IS NULL AND l.event_type IS NULL THEN
-			RETURN ROW('unknown', format('no event %s of tenant %s has been seen', $2, $1), '{}'::jsonb);
+			RETURN ROW('unknown'::text, format('no event %s of tenant %s has been seen', $2, $1), '{}'::jsonb);
 		END IF;
 		SELECT h.created_at INTO v_since FROM sentinai.handler h
 		 WHERE h.worker_type = $3 AND h.event_type = coalesce(l.event_type, o.event_type);
 		IF NOT FOUND THEN
-			RETURN ROW('not_handled', format('worker type %s has no handler for %s', $3, coalesce(l.event_type, o.event_type)),
+			RETURN ROW('not_handled'::text, format('worker type %s has no handler for %s', $3, coalesce(l.event_type, o.event_type)),
 					   jsonb_build_object('event_type', coalesce(l.event_type, o.event_type)));
 		ELSIF l.created_at < v_known_since THEN
-			RETURN ROW('forgotten', format('in event_log since %s, and claims are known since %s only', l.created_at, v_known_since),
+			RETURN ROW('forgotten'::text, format('in event_log since %s, and claims are known since %s only', l.created_at, v_known_since),
 					   jsonb_build_object('logged_at', l.created_at, 'known_since', v_known_since));
 		ELSIF l.kafka_offset IS NULL THEN
-			RETURN ROW('published', format('published to topic %s; group %s has not claimed it yet', coalesce(l.topic, o.topic), v_group),
+			RETURN ROW('published'::text, format('published to topic %s; group %s has not claimed it yet', coalesce(l.topic, o.topic), v_group),
 					   jsonb_strip_nulls(jsonb_build_object('topic', coalesce(l.topic, o.topic), 'group_id', v_group,
 															'logged_at', l.created_at)));
 		END IF;
@@ -274,11 +287,11 @@ CREATE FUNCTION sentinai.event_why_one(tenant_id text, event_id text, worker_typ
 		letter := sentinai.event_why_dead_letter($1, $2, $3);
 		claim := sentinai.event_why_claim($1, $2, $3);
 		-- A dead letter beside a success is another event of the same id, or what was deleted after a redelivery.
-		IF claim.state = 'succeeded' AND letter.state IN ('dead_letter', 'replaying') THEN
+		IF claim.state IN ('succeeded', 'logged') AND letter.state IN ('dead_letter', 'replaying') THEN
 			claim.reason := format('%s; another event of the same event_id: %s', claim.reason, letter.reason);
 			claim.details := claim.details || jsonb_build_object('other', letter.details);
 			RETURN claim;
-		ELSIF claim.state = 'succeeded' THEN
+		ELSIF claim.state IN ('succeeded', 'logged') THEN
 			RETURN CASE WHEN letter.state = 'succeeded' THEN letter ELSE claim END;
 		ELSIF letter.state IS NOT NULL THEN
 			RETURN letter;
@@ -294,6 +307,7 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 	RETURNS TABLE (worker_type text, state text, reason text, details jsonb)
 	LANGUAGE plpgsql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET datestyle = 'ISO'
 	AS $$
 	#variable_conflict use_column
 	DECLARE
@@ -337,4 +351,4 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.event_why(text, text, text) IS
-	'Why an event is where it is: one row for each worker type that it concerns (or for the one named), with a state, a sentence and what it was made of. States: succeeded; retrying, parked, released, deferred (it waits in event_pending); dead_letter, discarded, deleted; replaying (a dead letter''s retry is under way, the reason says where); in_outbox, published, not_read (on its way to the worker type); not_handled (no handler, or it came later); forgotten (claims are not kept that long); lost; unknown. worker_type is NULL where no worker type is concerned. Error: SN002 there is no such worker type.';
+	'Why an event is where it is: one row for each worker type that it concerns (or for the one named), with a state, a sentence and what it was made of. States: succeeded; logged (no handler, and in the log); retrying, parked, released, deferred (it waits in event_pending); dead_letter, discarded, deleted; replaying (a dead letter''s retry is under way, the reason says where); in_outbox, published, not_read (on its way to the worker type); not_handled (no handler, or it came later); forgotten (claims are not kept that long); lost; unknown. worker_type is NULL where no worker type is concerned. Error: SN002 there is no such worker type.';
