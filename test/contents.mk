@@ -32,6 +32,7 @@ TAP = \
 	020_dump \
 	100_circle \
 	120_kill \
+	130_role \
 	200_runbook \
 	210_docs
 
