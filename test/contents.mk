@@ -29,6 +29,8 @@ ISOLATION = \
 # test/t/NNN_NAME.pl
 TAP = \
 	010_upgrade \
+	110_publish \
+	120_http \
 	020_dump \
 	100_circle \
 	120_kill \

@@ -1,0 +1,250 @@
+# The publish pump against a real broker: what a record looks like, order per key, and that no kill of anything loses or
+# reverses a row.
+use lib 'test/perl';
+use Sentinai::Test;
+use Digest::SHA qw(hmac_sha256_hex);
+
+my $t = Sentinai::Test->new(kafka => 1);
+my %environment = (WORKER_TYPE => 'intake', HTTP_PORT => 0, LINGER_MS => 5);
+my $serial = 0;    # of rows of topic orders; their value
+my $keys = 100;
+
+$t->topic(exceptions => 2);
+$t->topic(orders => 6);
+$t->topic(forms => 3);
+$t->sql(q{SELECT sentinai.tenant_add('T1')});
+
+my $secret = pack 'H*', $t->sql(q{SELECT encode(emit_secret, 'hex') FROM sentinai.worker_config('intake')});
+my $worker = $t->worker(%environment, name => 'first');
+
+# ---------------------------------------------------------------- what a record looks like
+
+$t->sql(<<'SQL');
+SELECT sentinai.event_publish('forms', '{"event_id": "E1", "event_type": "ExceptionIngested", "tenant_id": "T1",
+	"exception_id": "EXC_001", "timestamp": "2025-01-15T10:00:00Z", "payload": {"a": 1}}');
+SELECT sentinai.outbox_add('forms', 2, '\x00ff', ARRAY[('h', '\x0001'), ('h', NULL), ('', '')]::sentinai.header[], '\xfe00');
+SELECT sentinai.outbox_add('forms', 1, NULL, NULL, NULL);
+SELECT sentinai.outbox_add('forms', 1, '', NULL, '');
+SELECT sentinai.outbox_add('forms', 0, 'k', ARRAY[('mine', 'x'), ('sentinai-dlq-id', '7')]::sentinai.header[], 'again',
+	dlq_id => 7, dlq_token => '00000000-0000-0000-0000-000000000007');
+SQL
+published();
+
+my @forms = $t->records('forms');
+my ($event) = grep { ($_->{key} // '') eq 'T1:EXC_001' } @forms;
+is(scalar @forms, 5, 'each row is one record');
+like($event->{value}, qr/"event_id": ?"E1"/, 'an event arrives under its key');
+is($event->{partition}, murmur2('T1:EXC_001') % 3, 'in the partition where a Java producer would put it');
+is({ @{ $event->{headers} } }->{'sentinai-event-type'}, 'ExceptionIngested', 'its type is a header');
+
+my ($raw) = grep { $_->{partition} == 2 && ($_->{key} // '') eq "\x00\xff" } @forms;
+is($raw->{value}, "\xfe\x00", 'bytes stay bytes, in the partition that the row names');
+is_deeply([ @{ $raw->{headers} }[0 .. 5] ], [ 'h', "\x00\x01", 'h', undef, '', '' ], 'headers too, in their order');
+
+my ($null, $empty) = sort { defined $a->{value} <=> defined $b->{value} } grep { $_->{partition} == 1 && $_ != $event } @forms;
+is_deeply([ $null->{key}, $null->{value} ], [ undef, undef ], 'NULL is null');
+is_deeply([ $empty->{key}, $empty->{value} ], [ '', '' ], 'empty is empty');
+
+my ($replay) = grep { ($_->{value} // '') eq 'again' } @forms;
+is_deeply($replay->{headers}, [ 'mine', 'x', 'sentinai-dlq-id', '7' ], 'a replay has its own headers and no other');
+is($t->sql('SELECT dlq_id, token, topic, partition, kafka_offset FROM sentinai.dlq_receipt'),
+	"7|00000000-0000-0000-0000-000000000007|forms|0|$replay->{offset}", 'and a receipt');
+
+for my $record (grep { $_ != $replay } @forms)
+{
+	is({ @{ $record->{headers} } }->{'sentinai-emitted'}, mark('forms', $record->{key}, $record->{value}),
+		"record $record->{partition}/$record->{offset} is marked as ours");
+}
+
+# ---------------------------------------------------------------- order, and clean stops
+
+add_rows(5000);
+published();
+my %orders = check_orders('after a plain run');
+is($orders{repeats}, 0, 'nothing is repeated');
+
+add_rows(60_000);
+is($worker->stop, 0, 'SIGTERM with rows on their way: status 0');
+$worker->start;
+published();
+%orders = check_orders('after a clean stop in the middle');
+is($orders{repeats}, 0, 'a clean stop repeats nothing');
+
+# ---------------------------------------------------------------- kills
+
+interrupted('the worker by SIGKILL', sub { $worker->kill; $worker->start });
+interrupted('the broker by SIGKILL', sub { $t->kafka('kill'); $t->kafka('start') });
+interrupted('the database, immediate', sub { $t->cluster('immediate'); $t->cluster('start') });
+
+# The session alone: the lock is lost with it, and taken again.
+interrupted('the session of the publisher', sub {
+	$t->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sentinai-worker % publish'});
+});
+
+# ---------------------------------------------------------------- two publishers
+
+# Uncompressed, so that a large record stays one.
+my $second = $t->worker(%environment, KAFKA_CONF_COMPRESSION_CODEC => 'none', name => 'second');
+$second->wait_log(qr/state="standby: another process publishes"/);
+add_rows(5000);
+published();
+is(metric($worker, 'sentinai_publisher_active'), 1, 'one publishes');
+is(metric($second, 'sentinai_publisher_active'), 0, 'the other stands by');
+interrupted('the active one of two publishers', sub { $worker->kill });
+is(metric($second, 'sentinai_publisher_active'), 1, 'the other has taken over');
+
+# ---------------------------------------------------------------- a topic that can't take its rows
+
+$t->sql(q{SELECT sentinai.outbox_add('missing', NULL, 'k', NULL, convert_to(g::text, 'UTF8')) FROM generate_series(1, 20) g});
+add_rows(1000);
+$t->wait_for_sql(q{SELECT id FROM sentinai.outbox_watermark WHERE topic = 'orders'},
+	$t->sql(q{SELECT max(id) FROM sentinai.outbox WHERE topic = 'orders'}), name => 'other topics go on');
+$t->wait_for('health to name the topic', sub { ($second->http('/health'))[1] =~ /"publish":\{"status":"failing"[^}]*topic missing: / });
+is(($second->http('/health'))[0], 200, 'degraded is no failure');
+$t->topic(missing => 1);
+published();
+$t->wait_for('health to be well again', sub { ($second->http('/health'))[1] =~ /"publish":\{"status":"ok"/ });
+is_deeply([ map { $_->{value} } $t->records('missing') ], [ 1 .. 20 ], 'once the topic is there its rows arrive, in order');
+check_orders('beside a blocked topic');
+
+# A record that the broker refuses fails the producer, which refuses gaps: another one goes on, without that topic.
+$t->topic(small => 1, 'max.message.bytes=2000');
+$t->sql(q{SELECT sentinai.outbox_add('small', NULL, 'k', NULL, convert_to(rpad(g::text, CASE g WHEN 4 THEN 5000 ELSE 6 END), 'UTF8'))
+			FROM generate_series(1, 6) g});
+$second->wait_log(qr/the producer failed, another one goes on from the watermarks/);
+$t->wait_for('the rows before it to arrive', sub { $t->records('small') == 3 });
+add_rows(1000);
+$t->wait_for_sql(q{SELECT id FROM sentinai.outbox_watermark WHERE topic = 'orders'},
+	$t->sql(q{SELECT max(id) FROM sentinai.outbox WHERE topic = 'orders'}), name => 'other topics go on with another producer');
+$t->wait_for('health to name the topic', sub { ($second->http('/health'))[1] =~ /topic small: / });
+is(metric($second, 'sentinai_outbox_blocked_topics'), 1, 'and a metric to count it');
+$t->kafka('delete-topic', 'small');
+$t->topic(small => 1);
+published();
+is_deeply([ map { $_->{value} + 0 } $t->records('small') ], [ 4 .. 6 ], 'once the topic takes it, it and those behind it arrive in order');
+check_orders('beside a refused record');
+
+is($second->stop, 0, 'and the worker ends in order');
+
+done_testing();
+
+# ================================================================
+
+# Rows of topic orders with values that go on from the last one, keys in turn, in transactions of 500.
+sub add_rows
+{
+	my ($n) = @_;
+	my $first = $serial + 1;
+
+	$serial += $n;
+	$t->sql(<<"SQL");
+DO \$\$
+BEGIN
+	FOR i IN 0 .. ($n - 1) / 500 LOOP
+		PERFORM sentinai.outbox_add('orders', NULL, convert_to('k' || g % $keys, 'UTF8'), NULL, convert_to(g::text, 'UTF8'))
+		   FROM generate_series($first + i * 500, least($first + i * 500 + 499, $serial)) g;
+		COMMIT;
+	END LOOP;
+END
+\$\$;
+SQL
+	return;
+}
+
+# Until all of the outbox is in Kafka, as the database knows it
+sub published
+{
+	$t->wait_for_sql(
+		q{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
+		   WHERE o.id > coalesce(w.id, 0)}, '0');
+	return;
+}
+
+# Something is broken while rows are on their way, and all of them arrive.
+sub interrupted
+{
+	my ($what, $break) = @_;
+	my $left = 0;
+
+	for (1 .. 10)
+	{
+		add_rows(40_000);
+		$break->();
+		$left = $t->sql(
+			q{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
+			   WHERE o.id > coalesce(w.id, 0)});
+		published();
+		last if $left > 0;
+	}
+	cmp_ok($left, '>', 0, "$what: broken in the middle");
+	check_orders($what);
+	return;
+}
+
+# Every value is there, and each key's values come in order but for repeats.
+sub check_orders
+{
+	my ($when) = @_;
+	my %seen;
+	my %last;
+	my $reversed = 0;
+	my $repeats = 0;
+
+	for my $record ($t->records('orders'))
+	{
+		if ($seen{ $record->{value} }++)
+		{
+			$repeats++;
+			next;
+		}
+		$reversed++ if $record->{value} < ($last{ $record->{key} } // 0);
+		$last{ $record->{key} } = $record->{value};
+	}
+	is(scalar keys %seen, $serial, "$when: no row is missing");
+	is($reversed, 0, "$when: no key is out of order");
+	diag("$when: $repeats records repeated") if $repeats;
+	return (repeats => $repeats);
+}
+
+sub metric
+{
+	my ($process, $name) = @_;
+	my ($status, $body) = $process->http('/metrics');
+	my ($value) = $body =~ /^\Q$name\E(?:\{[^}]*\})? (\S+)$/m;
+	return $value;
+}
+
+sub mark
+{
+	my ($topic, $key, $value) = @_;
+	return hmac_sha256_hex(pack('n/a*', $topic) . packed($key) . packed($value), $secret);
+}
+
+sub packed { return defined $_[0] ? pack('N/a*', $_[0]) : pack('N', 0xffffffff) }
+
+# Kafka's hash of a key, made positive
+sub murmur2
+{
+	my ($bytes) = @_;
+	my $m = 0x5bd1e995;
+	my $h = 0x9747b28c ^ length $bytes;
+	my $whole = length($bytes) & ~3;
+
+	for my $k (unpack 'V*', substr $bytes, 0, $whole)
+	{
+		$k = $k * $m % 2**32;
+		$k ^= $k >> 24;
+		$k = $k * $m % 2**32;
+		$h = ($h * $m % 2**32) ^ $k;
+	}
+	my @rest = unpack 'C*', substr $bytes, $whole;
+	if (@rest)
+	{
+		$h ^= $rest[$_] << (8 * $_) for 0 .. $#rest;
+		$h = $h * $m % 2**32;
+	}
+	$h ^= $h >> 13;
+	$h = $h * $m % 2**32;
+	$h ^= $h >> 15;
+	return $h & 0x7fffffff;
+}
