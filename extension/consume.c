@@ -83,12 +83,12 @@ use_settings(void)
 
 /* Deferred rows of the caller's own would be checked, and might fail, inside of ours. */
 static void
-refuse_deferred_rows(void)
+refuse_deferred_rows(SnBatch *batch)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
-	if (!IsTransactionBlock() || !TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	if (!batch->in_block || !TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -252,7 +252,7 @@ run_batch(SnBatch *batch, FunctionCallInfo fcinfo)
 	if (batch->handler_version != 0 && batch->handler_version != batch->worker_type->version)
 		return sn_answer(batch, fcinfo, NULL, 0, true);
 	fence(batch);
-	refuse_deferred_rows();
+	refuse_deferred_rows(batch);
 	stop = try_steps(batch, &split);
 	if (split)
 		return sn_answer(batch, fcinfo, NULL, Max(1, Min(SPLIT_SIZE, batch->max_events / 2)), false);
@@ -270,6 +270,7 @@ consume(FunctionCallInfo fcinfo, const char *worker_type, const char *group_id, 
 
 	batch->context = context;
 	batch->now = GetCurrentTimestamp();
+	batch->in_block = IsTransactionBlock();
 	use_settings();
 	sn_activate();
 	SPI_connect();

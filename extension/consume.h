@@ -145,6 +145,7 @@ typedef struct SnBatch
 	MemoryContext context;
 	SnWorkerType *worker_type;
 	TimestampTz now;
+	bool		in_block;		/* the caller is in a transaction block: a person, not a worker */
 	int64		handler_version;
 	int			max_events;
 	int			n_partitions;

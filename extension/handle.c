@@ -622,7 +622,7 @@ static void
 clean_session(SnBatch *batch)
 {
 	drop_temporary_tables(batch);
-	if (IsTransactionBlock())
+	if (batch->in_block)
 		return;
 	LockReleaseSession(USER_LOCKMETHOD);
 	if (sn_execute(&read_channels, NULL, NULL) == 0)

@@ -91,8 +91,8 @@ SELECT epoch, next_offset FROM assign('cons_second', 'cons_second', 'cons', 0);
 --
 -- The call itself
 --
-SELECT consume('nobody', 'cons_first', '\x');
-SELECT consume('cons_first', 'cons_second', '\x');
+SELECT consume('nobody', 'cons_first', '\x'::bytea);
+SELECT consume('cons_first', 'cons_second', '\x'::bytea);
 SELECT consume('cons_first', 'cons_first', '\x'::bytea);
 SELECT consume('cons_first', 'cons_first', 'SNB1 and more'::bytea);
 SELECT consume('cons_first', 'cons_first', ARRAY[NULL]::sentinai.record[]);
@@ -175,7 +175,7 @@ SELECT event_id, error_type, worker_type FROM dead_letter_queue WHERE id > 1026 
 SET sentinai.allow_future_schema = on;
 SELECT pg_temp.send('cons_first', '{"event_id":"P12","event_type":"ConsumeBoth","tenant_id":"cons_a","payload":{},"version":2}');
 RESET sentinai.allow_future_schema;
-\echo -- a known type without a handler is logged by the owner, and nobody's otherwise
+\echo -- a known type without a handler is logged by the owner, and by nobody otherwise
 SELECT pg_temp.send('cons_first', pg_temp.ev('N1', 'ConsumeNobody', 'cons_a', 'X'));
 SELECT pg_temp.send('cons_first', pg_temp.ev('N1', 'ConsumeNobody', 'cons_a', 'X'));
 SELECT pg_temp.send('cons_second', pg_temp.ev('N1', 'ConsumeNobody', 'cons_a', 'X'));

@@ -141,11 +141,11 @@ SELECT status FROM event_processing_log WHERE event_id = 'leave';
 --
 INSERT INTO hand_test.odd VALUES ('full', 'full');
 SELECT next_offset AS before FROM kafka_offset WHERE group_id = 'hand' \gset
-SELECT pg_temp.send('good3 HandPlain', 'full HandPlain F');
+SELECT pg_temp.send('fine3 HandPlain', 'full HandPlain F');
 SELECT next_offset = :before FROM kafka_offset WHERE group_id = 'hand';
-SELECT count(*) FROM event_processing_log WHERE event_id IN ('good3', 'full');
+SELECT count(*) FROM event_processing_log WHERE event_id IN ('fine3', 'full');
 DELETE FROM hand_test.odd WHERE event_id = 'full';
-SELECT pg_temp.send('good3 HandPlain', 'full HandPlain F');
+SELECT pg_temp.send('fine3 HandPlain', 'full HandPlain F');
 
 --
 -- Set-based: one call for all, halves until the culprit is alone, fail() names it at once

@@ -62,7 +62,7 @@ SELECT pg_temp.send(0, 'a4 A', 'b2 B');
 SELECT pg_temp.send(1, 'a5 A', 'c1 C');
 SELECT * FROM pending;
 SELECT exception_id, partition, event_id FROM key_state WHERE worker_type = 'keys';
-\echo -- the other partition's processor does not drain it
+\echo -- the processor of the other partition does not drain it
 CALL pg_temp.hurry();
 SELECT pg_temp.send(1);
 \echo -- again a failure, then success: the queue goes on in its order, what comes meanwhile stays behind

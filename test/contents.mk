@@ -12,7 +12,10 @@ REGRESS = \
 	activation \
 	generation \
 	outbox \
-	health
+	health \
+	consume \
+	handle \
+	key_order
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -24,7 +27,10 @@ ISOLATION = \
 	intake \
 	tenant \
 	outbox_horizon \
-	generation
+	generation \
+	claim \
+	config \
+	fence
 
 # test/t/NNN_NAME.pl
 TAP = \

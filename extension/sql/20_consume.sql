@@ -211,7 +211,7 @@ COMMENT ON FUNCTION sentinai.assign(text, text, text, integer, integer, text, bi
 
 CREATE FUNCTION sentinai.offset_reset(group_id text, topic text, partition integer DEFAULT NULL, to_offset bigint DEFAULT NULL,
 									  dry_run boolean DEFAULT true, reason text DEFAULT NULL)
-	RETURNS TABLE (partition integer, old_offset bigint, new_offset bigint, gap text, done boolean)
+	RETURNS TABLE (at_partition integer, old_offset bigint, new_offset bigint, gap text, done boolean)
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 AS $$
@@ -234,7 +234,7 @@ BEGIN
 		 ORDER BY k.partition
 	LOOP
 		CONTINUE WHEN $4 IS NULL AND place.reason IS NULL;
-		partition := place.partition;
+		at_partition := place.partition;
 		old_offset := place.next_offset;
 		new_offset := coalesce($4, place.log_start, 0);
 		gap := place.reason;
