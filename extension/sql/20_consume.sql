@@ -172,17 +172,20 @@ BEGIN
 	END IF;
 	PERFORM sentinai.activate();
 
-	INSERT INTO sentinai.kafka_topic AS t (topic, cluster_id, partition_count) VALUES ($3, $6, $5)
-		ON CONFLICT (topic) DO UPDATE
-			SET cluster_id = coalesce(t.cluster_id, excluded.cluster_id),
-				partition_count = coalesce(excluded.partition_count, t.partition_count), updated_at = now()
-			WHERE (t.cluster_id IS NULL AND excluded.cluster_id IS NOT NULL)
-			   OR t.partition_count IS DISTINCT FROM coalesce(excluded.partition_count, t.partition_count);
+	IF NOT EXISTS (SELECT FROM sentinai.kafka_topic t WHERE t.topic = $3) THEN
+		INSERT INTO sentinai.kafka_topic (topic) VALUES ($3) ON CONFLICT DO NOTHING;
+	END IF;
+	UPDATE sentinai.kafka_topic t
+	   SET cluster_id = coalesce(t.cluster_id, $6), partition_count = coalesce($5, t.partition_count), updated_at = now()
+	 WHERE t.topic = $3 AND ((t.cluster_id IS NULL AND $6 IS NOT NULL) OR t.partition_count IS DISTINCT FROM coalesce($5, t.partition_count));
 	SELECT * INTO known FROM sentinai.kafka_topic t WHERE t.topic = $3;
 	-- A group that is new to us adopts the broker's commit: an existing consumer goes on where it stood.
-	INSERT INTO sentinai.kafka_offset (group_id, topic, partition, next_offset)
-		VALUES ($2, $3, $4, CASE WHEN $9 >= 0 THEN $9 ELSE greatest(coalesce($7, 0), 0) END)
-		ON CONFLICT DO NOTHING;
+	-- Looked for first: ON CONFLICT would wait for a zombie's batch that has moved the row.
+	IF NOT EXISTS (SELECT FROM sentinai.kafka_offset k WHERE (k.group_id, k.topic, k.partition) = ($2, $3, $4)) THEN
+		INSERT INTO sentinai.kafka_offset (group_id, topic, partition, next_offset)
+			VALUES ($2, $3, $4, CASE WHEN $9 >= 0 THEN $9 ELSE greatest(coalesce($7, 0), 0) END)
+			ON CONFLICT DO NOTHING;
+	END IF;
 	place := sentinai.assign_lock($2, $3, $4);
 	UPDATE sentinai.kafka_offset k SET epoch = k.epoch + 1, updated_at = now()
 	 WHERE (k.group_id, k.topic, k.partition) = ($2, $3, $4) RETURNING k.* INTO place;
