@@ -83,7 +83,7 @@ check-tap: all pg
 	@test/check tap
 
 bench: deps all pg
-	@test/bench/bench
+	@perl -I test/perl test/bench/bench.pl
 
 fuzz: | build
 	@$(MAKE) -C worker fuzz
