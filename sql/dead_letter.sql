@@ -63,11 +63,12 @@ CREATE FUNCTION pg_temp.letter(event_id text) RETURNS bigint LANGUAGE sql AS
 CREATE VIEW dlq_test.letters AS
 	SELECT event_id, worker_type, status, retry_count, error_type, retry_token IS NOT NULL AS token
 	  FROM sentinai.dead_letter_queue WHERE worker_type LIKE 'dlq\_%';
--- History of a dead letter, tokens and ids by their first letter of appearance.
+-- History of a dead letter; tokens are numbered as they appear.
 CREATE FUNCTION pg_temp.history(id bigint) RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', h.action, coalesce(h.from_status, '-') || '>' || coalesce(h.to_status, '-'),
-		'token' || dense_rank() OVER (ORDER BY h.token), h.reason, h.actor, h.details::text)
-	  FROM sentinai.dlq_history(id) h ORDER BY h.id $$;
+		'token' || CASE WHEN h.token IS NOT NULL THEN dense_rank() OVER (ORDER BY first) END, h.reason, h.actor, h.details::text)
+	  FROM (SELECT *, CASE WHEN token IS NULL THEN 9223372036854775807 ELSE min(y.id) OVER (PARTITION BY token) END AS first
+			  FROM sentinai.dlq_history(id) y) h ORDER BY h.id $$;
 
 --
 -- The matrix: all changes of status, by UPDATE and by our functions
