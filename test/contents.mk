@@ -39,6 +39,7 @@ TAP = \
 	120_http \
 	020_dump \
 	100_circle \
+	110_worker \
 	120_kill \
 	130_role \
 	200_runbook \
@@ -53,7 +54,8 @@ GENERAL = \
 	json \
 	kill \
 	runbook \
-	upgrade
+	upgrade \
+	worker
 
 print-%:
 	@echo $($*)

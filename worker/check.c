@@ -56,8 +56,7 @@ static bool
 check_extension(Db *db)
 {
 	PGresult *res = db_query(db,
-							 "SELECT e.extversion, pg_catalog.current_setting('shared_preload_libraries') AS preload"
-							 " FROM pg_catalog.pg_extension e WHERE e.extname = 'sentinai'",
+							 "SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'sentinai'",
 							 0, NULL);
 	bool good;
 

@@ -146,6 +146,10 @@ consume_stop(Worker *w)
 
 	if (c == NULL)
 		return;
+	/* The processors wait on stop_fd, the assigner on this. */
+	pthread_mutex_lock(&c->lock);
+	pthread_cond_broadcast(&c->changed);
+	pthread_mutex_unlock(&c->lock);
 	for (int i = 0; i < c->n_processors; i++)
 		pthread_join(c->processors[i].thread, NULL);
 	pthread_join(c->assigner, NULL);
