@@ -55,9 +55,8 @@ check_server(Worker *w, Db *db)
 static bool
 check_extension(Db *db)
 {
-	PGresult *res = db_query(db,
-							 "SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'sentinai'",
-							 0, NULL);
+	PGresult *res =
+		db_query(db, "SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'sentinai'", 0, NULL);
 	bool good;
 
 	if (res == NULL)

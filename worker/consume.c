@@ -14,6 +14,12 @@
 
 #include "log.h"
 
+/*
+ * Committing and leaving take milliseconds. But while the group waits for another member the broker answers nothing that
+ * comes after our request to join, and then leaving would take librdkafka five seconds for nothing.
+ */
+#define CLOSE_WAIT_MS 3500
+
 static struct timespec
 timespec_of(int64_t ms)
 {
@@ -139,13 +145,14 @@ consume_start(Worker *w, char *error, size_t size)
 
 /* ---- end ---- */
 
-void
+bool
 consume_stop(Worker *w)
 {
 	Consume *c = w->consume;
+	struct timespec deadline;
 
 	if (c == NULL)
-		return;
+		return true;
 	/* The processors wait on stop_fd, the assigner on this. */
 	pthread_mutex_lock(&c->lock);
 	pthread_cond_broadcast(&c->changed);
@@ -155,7 +162,12 @@ consume_stop(Worker *w)
 	pthread_join(c->assigner, NULL);
 	/* Nothing is in flight any more: the poller commits, leaves the group and closes. */
 	atomic_store(&c->close, true);
-	pthread_join(c->poller, NULL);
+	deadline = timespec_of(now_ms() + CLOSE_WAIT_MS);
+	if (pthread_clockjoin_np(c->poller, NULL, CLOCK_MONOTONIC, &deadline) != 0)
+	{
+		log_warning("the broker does not answer our leaving the group; it will miss us after session.timeout.ms");
+		return false;
+	}
 	rd_kafka_destroy(c->rk);
 	for (int i = 0; i < c->n_processors; i++)
 	{
@@ -173,6 +185,7 @@ consume_stop(Worker *w)
 	free(c->group_id);
 	free(c);
 	w->consume = NULL;
+	return true;
 }
 
 /* ---- for the heartbeat ---- */

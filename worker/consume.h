@@ -12,9 +12,10 @@ extern bool consume_start(Worker *w, char *error, size_t size);
 
 /*
  * After PHASE_STOPPING: waits until what is in flight is finished (at PHASE_ABORTING it is cancelled), commits, leaves the
- * group, closes the consumer and frees all. Thread: main.
+ * group, closes the consumer and frees all. False: the broker did not let us leave in time, so the poller's thread still
+ * runs and nothing is freed: the process must end by _exit(). Thread: main.
  */
-extern void consume_stop(Worker *w);
+extern bool consume_stop(Worker *w);
 
 /* The partitions as JSON for the heartbeat's details; the caller frees it. Thread: any. */
 extern char *consume_details(Worker *w);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "config.h"
@@ -178,18 +179,26 @@ run(Worker *w, Db *db)
 /* ---- end ---- */
 
 /* The consumer first, so that the group goes on without us; what its last calls emitted is still published. */
-static void
+static int
 end(Worker *w, Db *db)
 {
+	int status = atomic_load(&w->failed) ? 1 : 0;
+	bool all;
+
 	worker_set_phase(w, PHASE_STOPPING);
-	consume_stop(w);
+	all = consume_stop(w);
 	if (w->publish != NULL)
 		publish_stop(w);
 	if (w->http != NULL)
 		http_stop(w->http);
 	db_free(db);
 	guard_stop(w);
-	log_info("ended", F_INT("status", atomic_load(&w->failed) ? 1 : 0));
+	log_info("ended", F_INT("status", status));
+	if (!all)
+		_exit(status);
+	metrics_free(w->metrics);
+	worker_destroy(w);
+	return status;
 }
 
 int
@@ -226,8 +235,5 @@ main(int argc, char **argv)
 	}
 	if (boot(w, db))
 		run(w, db);
-	end(w, db);
-	metrics_free(w->metrics);
-	worker_destroy(w);
-	return atomic_load(&w->failed) ? 1 : 0;
+	return end(w, db);
 }

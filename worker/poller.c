@@ -20,7 +20,7 @@
 #define GATHER_MS 300
 /* How long a revoked partition's call may go on before the group's need comes first; the fence keeps it safe. */
 #define REVOKE_WAIT_MS 10000
-#define COMMIT_WAIT_MS 3000
+#define COMMIT_WAIT_MS 2000
 
 /* ---- what is fetched ---- */
 

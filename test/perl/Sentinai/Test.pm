@@ -605,6 +605,7 @@ sub start
 	my $program = "$Sentinai::Test::top/worker/sentinai-worker";
 
 	croak "there is no $program: run 'make'" if !-x $program;
+	my $started_at = length $self->log;
 	my $pid = fork() // croak "fork: $!";
 	if (!$pid)
 	{
@@ -615,6 +616,7 @@ sub start
 		exec {$program} $program or POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
+	$self->{started_at} = $started_at;
 	delete $self->{status};
 	return;
 }
@@ -649,7 +651,7 @@ sub signal { my ($self, $name) = @_; return CORE::kill($name => $self->{pid}) }
 sub stop { my ($self) = @_; $self->signal('TERM'); return $self->wait }
 sub kill { my ($self) = @_; $self->signal('KILL'); return $self->wait }
 
-# Until the log has it; the match's first group, or the match
+# Until the log has it, since the last start; the match's first group, or the match
 sub wait_log
 {
 	my ($self, $pattern) = @_;
@@ -657,7 +659,7 @@ sub wait_log
 
 	while (1)
 	{
-		return $1 // $& if $self->log =~ $pattern;
+		return $1 // $& if substr($self->log, $self->{started_at}) =~ $pattern;
 		croak "the worker ended (status $self->{status}) before its log had $pattern:\n" . $self->log if !$self->running;
 		croak "waited $Sentinai::Test::wait_seconds s in vain for $pattern in $self->{log_file}" if time > $end;
 		sleep 0.05;
