@@ -30,7 +30,8 @@ ISOLATION = \
 	generation \
 	claim \
 	config \
-	fence
+	fence \
+	dead_letter
 
 # test/t/NNN_NAME.pl
 TAP = \
