@@ -40,6 +40,7 @@ TAP = \
 	120_http \
 	020_dump \
 	100_circle \
+	115_dead_letter \
 	110_worker \
 	120_kill \
 	130_role \
