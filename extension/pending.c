@@ -279,7 +279,10 @@ sn_pending_done(SnWork *work)
 		sn_execute(&delete_pending, &value, NULL);
 }
 
-/* Milliseconds until the next work of the batch's partitions is due, at most SN_MAX_NEXT_DUE_MS. */
+/*
+ * Milliseconds until the next work of the batch's partitions is due, at most SN_MAX_NEXT_DUE_MS. Rounded up: a call that
+ * comes before the time would find nothing.
+ */
 int
 sn_pending_next_due_ms(SnBatch *batch)
 {
@@ -292,6 +295,8 @@ sn_pending_next_due_ms(SnBatch *batch)
 	sn_column_init(&partitions, INT4OID, batch->n_partitions);
 	for (int i = 0; i < batch->n_partitions; i++)
 	{
+		if (batch->partitions[i].fenced)
+			continue;
 		sn_column_text(&topics, batch->partitions[i].topic);
 		sn_column_add(&partitions, Int32GetDatum(batch->partitions[i].partition), false);
 	}
@@ -301,5 +306,5 @@ sn_pending_next_due_ms(SnBatch *batch)
 	next = sn_result_time(0, 1);
 	if (next == 0 || next > batch->now + SN_MAX_NEXT_DUE_MS * INT64CONST(1000))
 		return SN_MAX_NEXT_DUE_MS;
-	return (int) (Max(next - GetCurrentTimestamp(), 0) / 1000);
+	return (int) ((Max(next - GetCurrentTimestamp(), 0) + 999) / 1000);
 }

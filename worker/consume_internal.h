@@ -53,6 +53,7 @@ typedef struct Processor
 	int good_calls;		  /* since the limit was lowered */
 	int64_t tick_ms;	  /* when the next call is due, with or without records */
 	int64_t committed_ms; /* when positions were last committed to Kafka */
+	bool idle;			  /* the last round had no partition to work for */
 	bool reload;		  /* the type must be fetched again */
 } Processor;
 

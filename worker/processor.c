@@ -504,7 +504,8 @@ answer(Processor *p, const PGresult *res)
 	int64_t split = db_int(res, 0, "split", 0);
 	int64_t due = db_int(res, 0, "next_due_ms", TICK_MS);
 
-	p->tick_ms = now_ms() + (due < TICK_MS ? due : TICK_MS);
+	/* Not at once, even for what is due: work that the database can't do yet must not make it spin. */
+	p->tick_ms = now_ms() + (due < 1 ? 1 : due < TICK_MS ? due : TICK_MS);
 	metrics_record_stats(p->c->w->metrics, stats);
 	log_stats(stats);
 	if (stop != NULL)
@@ -630,8 +631,9 @@ round_once(Processor *p)
 	{
 		call(p, n);
 		tell_broker(p);
-		more |= n > 0;
+		more |= n > 0 || p->tick_ms <= now_ms();
 	}
+	p->idle = p->n_taken == 0;
 	release(p);
 	return more;
 }
@@ -662,7 +664,8 @@ static void
 rest(Processor *p)
 {
 	Consume *c = p->c;
-	int64_t until = p->tick_ms > now_ms() ? p->tick_ms : now_ms() + TICK_MS;
+	int64_t now = now_ms();
+	int64_t until = p->idle ? now + TICK_MS : p->tick_ms;
 	uint64_t count;
 
 	pthread_mutex_lock(&c->lock);
@@ -670,7 +673,8 @@ rest(Processor *p)
 		if (mine(p, c->parts[i]) && c->parts[i]->alone && c->parts[i]->hold_until_ms < until)
 			until = c->parts[i]->hold_until_ms;
 	pthread_mutex_unlock(&c->lock);
-	if (worker_wait(c->w, p->wake_fd, until - now_ms()) && read(p->wake_fd, &count, sizeof(count)) < 0)
+	now = now_ms();
+	if (worker_wait(c->w, p->wake_fd, until > now ? until - now : 0) && read(p->wake_fd, &count, sizeof(count)) < 0)
 		return;
 }
 
