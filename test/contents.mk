@@ -53,6 +53,7 @@ GENERAL = \
 	circle \
 	docs \
 	dump \
+	fence \
 	json \
 	kill \
 	runbook \
