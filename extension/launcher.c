@@ -360,6 +360,8 @@ database_step(int i, TimestampTz now)
 		worker_ended(i, now);
 	if (entry->gone && worker->handle)
 		TerminateBackgroundWorker(worker->handle);
+	else if (entry->gone && orphaned(entry))
+		kill(entry->worker_pid, SIGTERM);
 	else if (entry->gone)
 	{
 		entry->database = InvalidOid;

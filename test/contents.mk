@@ -39,6 +39,8 @@ TAP = \
 	110_publish \
 	120_http \
 	020_dump \
+	030_activation \
+	050_outbox \
 	100_circle \
 	115_dead_letter \
 	110_worker \
