@@ -600,10 +600,10 @@ static SnStatement insert_pending = {
 	.sql =
 		"INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
 		" partition, next_attempt_at, origin_partition, origin_offset, record_ts, record_key, record_headers, record_value,"
-		" dlq_id) SELECT d.tenant_id, coalesce(d.event_id, 'dlq-' || d.id), d.worker_type,"
+		" dlq_id, claimed) SELECT d.tenant_id, coalesce(d.event_id, 'dlq-' || d.id), d.worker_type,"
 		" coalesce(d.event_type, ''), d.exception_id, 'deferred', d.original_topic,"
 		" coalesce(d.original_partition, 0), pg_catalog.now(), d.original_partition, d.original_offset, d.record_ts,"
-		" d.record_key, d.record_headers, d.payload_raw, d.id FROM sentinai.dead_letter_queue d WHERE d.id = $1"
+		" d.record_key, d.record_headers, d.payload_raw, d.id, false FROM sentinai.dead_letter_queue d WHERE d.id = $1"
 		" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
 	.n_args = 1,
 	.args = {INT8OID}};

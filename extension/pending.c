@@ -24,7 +24,7 @@
 
 static SnStatement read_due = {
 	.sql = "SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
-	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status"
+	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status, p.claimed"
 	" FROM (SELECT p.* FROM sentinai.event_pending p"
 	"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
 	"  AND p.status <> 'parked' AND p.next_attempt_at <= $4"
@@ -51,7 +51,7 @@ static SnStatement insert_pending = {
 };
 
 static SnStatement update_pending = {
-	.sql = "UPDATE sentinai.event_pending SET status = $2, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
+	.sql = "UPDATE sentinai.event_pending SET status = $2, claimed = true, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
 	" error_type = coalesce($6, error_type), error_message = coalesce($7, error_message),"
 	" sqlstate = coalesce($8, sqlstate) WHERE id = $1",
 	.n_args = 8,.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID}
@@ -127,7 +127,7 @@ add_due(SnBatch *batch, SnPartition *partition, int row)
 	record->value = result_span(row, 11);
 	work->record = record;
 	work->queue = partition;
-	work->claimed = true;
+	work->claimed = sn_result_bool(row, 15);
 	work->pending_id = sn_result_int64(row, 1);
 	work->kept_tenant = sn_result_text(row, 2);
 	work->kept_event_id = sn_result_text(row, 3);

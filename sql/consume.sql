@@ -224,6 +224,18 @@ SELECT string_agg(event_id, ' ' ORDER BY n) FROM consume_test.seen WHERE event_i
 SELECT count(*) FROM key_state WHERE worker_type = 'cons_first';
 
 --
+-- A dead letter of no tenant, given to one: handled in the database, and its identity is taken from then on
+--
+SELECT id AS lost FROM dead_letter_queue WHERE event_id = 'P4' AND worker_type = 'cons_first' \gset
+SELECT status FROM dlq_reassign(:lost, 'cons_a');
+SELECT via FROM dlq_retry(:lost, 'is ours');
+SELECT pg_temp.send('cons_first', pg_temp.ev('after', 'ConsumeBoth', 'cons_a', 'A'));
+SELECT tenant_id, status FROM dead_letter_queue WHERE id = :lost;
+SELECT tenant_id, event_id, status FROM event_processing_log WHERE event_id = 'P4' AND worker_type = 'cons_first';
+SELECT pg_temp.send('cons_first', pg_temp.ev('P4', 'ConsumeBoth', 'cons_a', 'X'));
+SELECT count(*) FROM consume_test.seen WHERE event_id = 'P4';
+
+--
 -- A list of handlers that changed
 --
 SELECT handler_version('cons_second') AS before \gset

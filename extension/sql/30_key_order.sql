@@ -47,7 +47,8 @@ CREATE TABLE sentinai.event_pending (
 	record_ts		timestamptz,
 	record_key		bytea,
 	record_headers	sentinai.header[],
-	record_value	bytea NOT NULL,
+	record_value	bytea,
+	claimed			boolean NOT NULL DEFAULT true,
 	dlq_id			bigint,
 	created_at		timestamptz NOT NULL DEFAULT now()
 );
@@ -74,6 +75,7 @@ COMMENT ON COLUMN sentinai.event_pending.record_ts IS 'The record''s time.';
 COMMENT ON COLUMN sentinai.event_pending.record_key IS 'The record''s key.';
 COMMENT ON COLUMN sentinai.event_pending.record_headers IS 'The record''s headers.';
 COMMENT ON COLUMN sentinai.event_pending.record_value IS 'The record''s bytes.';
+COMMENT ON COLUMN sentinai.event_pending.claimed IS 'Whether the identity has its row in event_processing_log: not yet for a reassigned dead letter that is retried.';
 COMMENT ON COLUMN sentinai.event_pending.dlq_id IS 'The dead letter that this is a replay of.';
 COMMENT ON COLUMN sentinai.event_pending.created_at IS 'Since when it waits.';
 CREATE UNIQUE INDEX event_pending_identity ON sentinai.event_pending (tenant_id, event_id, worker_type);
