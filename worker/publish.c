@@ -217,6 +217,17 @@ on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	watermark_delivered(p->marks, entry, message->partition, message->offset);
 }
 
+/* Brokers close connections that are idle, and a producer without records opens no other: that is no outage. */
+static void
+on_error(rd_kafka_t *rk, int error, const char *reason, void *opaque)
+{
+	Worker *w = opaque;
+
+	(void) rk;
+	if (error != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || watermark_in_flight(w->publish->marks) > 0)
+		kafka_note_error(w, (rd_kafka_resp_err_t) error, reason);
+}
+
 /* A default, which the user's property overrides. */
 static bool
 set_default(const Worker *w, rd_kafka_conf_t *conf, const char *property, const char *value)
@@ -235,6 +246,7 @@ producer_configure(Publish *p, rd_kafka_conf_t *conf)
 	char max_bytes[24];
 
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	rd_kafka_conf_set_error_cb(conf, on_error);
 	return kafka_set(conf, "enable.idempotence", "true") && kafka_set(conf, "enable.gapless.guarantee", "true") &&
 		   kafka_set(conf, "acks", "all") && kafka_set(conf, "partitioner", "murmur2_random") &&
 		   kafka_set(conf, "linger.ms", db_int_text(linger, w->config.linger_ms)) &&
