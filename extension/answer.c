@@ -91,16 +91,27 @@ text_or_empty(const char *text)
 	return text == NULL ? "" : text;
 }
 
+/* Anybody may send any event type: one that we don't know makes no series of its own. */
+static const char *
+stat_event_type(SnBatch *batch, const SnWork *work)
+{
+	const char *event_type = text_or_empty(work->event.event_type);
+
+	if (event_type[0] == '\0' || sn_event_type_get(batch->worker_type, event_type) != NULL)
+		return event_type;
+	return "unknown";
+}
+
 static bool
-same_stat(const Stat *stat, const SnWork *work, const char *tenant_id)
+same_stat(const Stat *stat, const SnWork *work, const char *event_type, const char *tenant_id)
 {
 	return stat->outcome == work->outcome &&
-		strcmp(stat->event_type, text_or_empty(work->event.event_type)) == 0 &&
+		strcmp(stat->event_type, event_type) == 0 &&
 		strcmp(stat->tenant_id, tenant_id) == 0 &&
 		strcmp(text_or_empty(stat->error_type), text_or_empty(work->failure.error_type)) == 0;
 }
 
-/* Sums the work up by event type, tenant, outcome and error type; a batch has few of each. */
+/* Counts the work, and sums it up by event type, tenant, outcome and error type; a batch has few of each. */
 static int
 collect_stats(SnBatch *batch, Stat *stats)
 {
@@ -110,23 +121,26 @@ collect_stats(SnBatch *batch, Stat *stats)
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork	   *work = batch->work[i];
+		const char *event_type = stat_event_type(batch, work);
 		const char *tenant_id = work->tenant_known ? work->event.tenant_id : "";
 		int			s = last;
 
 		if (outcomes[work->outcome].status == NULL)
 			continue;
-		if (n == 0 || !same_stat(&stats[last], work, tenant_id))
-			for (s = 0; s < n && !same_stat(&stats[s], work, tenant_id); s++)
+		if (n == 0 || !same_stat(&stats[last], work, event_type, tenant_id))
+			for (s = 0; s < n && !same_stat(&stats[s], work, event_type, tenant_id); s++)
 				;
 		if (s == n)
 			stats[n++] = (Stat) {
-				.event_type = text_or_empty(work->event.event_type),.tenant_id = tenant_id,
+				.event_type = event_type,.tenant_id = tenant_id,
 				.error_type = work->failure.error_type,.outcome = work->outcome
 			};
 		last = s;
 		stats[s].count++;
 		stats[s].retries += work->outcome == SN_RETRYING && work->replay == NULL;
 		stats[s].seconds += work->seconds;
+		sn_metric_handled(batch->worker_type->name, event_type, tenant_id, outcomes[work->outcome].status,
+						  work->failure.error_type, 1, work->seconds);
 	}
 	return n;
 }
@@ -152,8 +166,6 @@ stats_json(SnBatch *batch)
 		put_string(&buf, "error_type", stat->error_type);
 		appendStringInfo(&buf, "\"count\":%d,\"retries\":%d,\"seconds\":%.9f}", stat->count, stat->retries,
 						 stat->seconds / stat->count);
-		sn_metric_handled(batch->worker_type->name, stat->event_type, stat->tenant_id, status, stat->error_type,
-						  stat->count, stat->seconds / stat->count);
 	}
 	appendStringInfoChar(&buf, ']');
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));

@@ -25,6 +25,7 @@
 #include "executor/spi.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "metrics.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
@@ -198,6 +199,7 @@ run_steps(SnBatch *batch)
 {
 	sn_pending_due(batch);
 	sn_screen(batch);
+	sn_metric_processing(batch->n_work);
 	sn_claim(batch);
 	sn_key_order(batch);
 	sn_handle(batch);

@@ -77,7 +77,7 @@ typedef struct StringSetting
 static const BoolSetting bool_settings[] = {
 	{"sentinai.allow_future_schema", &sn_allow_future_schema, false, PGC_SUSET,
 	 "Takes events whose version is above 1."},
-	{"sentinai.metrics_include_tenant_id", &sn_metrics_include_tenant_id, false, PGC_SIGHUP,
+	{"sentinai.metrics_include_tenant_id", &sn_metrics_include_tenant_id, false, PGC_SUSET,
 	 "Counts by tenant in metrics(); otherwise the label tenant_id is \"all\"."},
 };
 

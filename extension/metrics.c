@@ -53,7 +53,8 @@ typedef struct Pending
 {
 	SeriesKey key;
 	int64 n;
-	double seconds;
+	int bucket;		/* -1: no observation */
+	double seconds; /* of all n */
 } Pending;
 
 static HTAB *series_table;
@@ -82,19 +83,28 @@ sn_metrics_shmem_init(void)
 static void
 clip(char *to, const char *from, size_t size)
 {
-	int len = from ? strlen(from) : 0;
-
-	memcpy(to, from, pg_mbcliplen(from, len, size - 1));
+	if (from)
+		memcpy(to, from, pg_mbcliplen(from, strlen(from), size - 1));
 }
 
 /* ---- counting ---- */
 
-void
-sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id, const char *status,
-				  const char *error_type, int64 n, double seconds)
+static int
+bucket_of(double seconds)
 {
-	Pending *p;
+	int i = 0;
 
+	if (seconds <= 0)
+		return -1;
+	while (i < lengthof(bounds) && seconds > bounds[i])
+		i++;
+	return i;
+}
+
+/* Room for one more, zeroed. */
+static Pending *
+pending_next(void)
+{
 	if (n_pending == max_pending)
 	{
 		int max = Max(64, max_pending * 2);
@@ -105,38 +115,45 @@ sn_metric_handled(const char *worker_type, const char *event_type, const char *t
 			pending = repalloc(pending, max * sizeof(Pending));
 		max_pending = max;
 	}
-
-	p = &pending[n_pending];
-	memset(p, 0, sizeof(*p));
-	p->key.database = MyDatabaseId;
-	clip(p->key.worker_type, worker_type, sizeof(p->key.worker_type));
-	clip(p->key.event_type, event_type ? event_type : "", sizeof(p->key.event_type));
-	clip(p->key.tenant_id, sn_metrics_include_tenant_id && tenant_id ? tenant_id : "all", sizeof(p->key.tenant_id));
-	clip(p->key.status, status, sizeof(p->key.status));
-	clip(p->key.error_type, error_type ? error_type : "", sizeof(p->key.error_type));
-	p->n = n;
-	p->seconds = seconds;
-	n_pending++;
+	memset(&pending[n_pending], 0, sizeof(Pending));
+	return &pending[n_pending];
 }
 
-static int
-bucket_of(double seconds)
+void
+sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id, const char *status,
+				  const char *error_type, int64 n, double seconds)
 {
-	int i = 0;
+	Pending *p = pending_next();
+	Pending *last = n_pending > 0 ? p - 1 : NULL;
 
-	while (i < lengthof(bounds) && seconds > bounds[i])
-		i++;
-	return i;
+	p->key.database = MyDatabaseId;
+	clip(p->key.worker_type, worker_type, sizeof(p->key.worker_type));
+	clip(p->key.event_type, event_type, sizeof(p->key.event_type));
+	clip(p->key.tenant_id, sn_metrics_include_tenant_id && tenant_id ? tenant_id : "all", sizeof(p->key.tenant_id));
+	clip(p->key.status, status, sizeof(p->key.status));
+	clip(p->key.error_type, error_type, sizeof(p->key.error_type));
+	p->n = n;
+	p->bucket = bucket_of(seconds);
+	p->seconds = p->bucket < 0 ? 0 : seconds * n;
+
+	/* A batch's events are much alike. */
+	if (last && last->bucket == p->bucket && memcmp(&last->key, &p->key, sizeof(SeriesKey)) == 0)
+	{
+		last->n += p->n;
+		last->seconds += p->seconds;
+	}
+	else
+		n_pending++;
 }
 
 static void
 series_add(Series *series, const Pending *p)
 {
 	pg_atomic_fetch_add_u64(&series->count, p->n);
-	if (p->seconds >= 0)
+	if (p->bucket >= 0)
 	{
-		pg_atomic_fetch_add_u64(&series->buckets[bucket_of(p->seconds)], p->n);
-		pg_atomic_fetch_add_u64(&series->microseconds, (uint64) (p->seconds * p->n * 1e6));
+		pg_atomic_fetch_add_u64(&series->buckets[p->bucket], p->n);
+		pg_atomic_fetch_add_u64(&series->microseconds, (uint64) (p->seconds * 1e6));
 	}
 }
 

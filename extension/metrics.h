@@ -9,7 +9,7 @@
 
 /*
  * n events of one kind had this outcome. Counted when the transaction commits, forgotten when it aborts: call it outside
- * of subtransactions that may be undone. error_type NULL or "": none. seconds: mean time of handling one of them, negative
+ * of subtransactions that may be undone. error_type NULL or "": none. seconds: mean time of handling one of them, 0
  * if they were not handled (a duplicate, a parked one), so that they don't enter the histogram.
  */
 extern void sn_metric_handled(const char *worker_type, const char *event_type, const char *tenant_id,

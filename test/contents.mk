@@ -13,6 +13,7 @@ REGRESS = \
 	generation \
 	outbox \
 	health \
+	metrics \
 	consume \
 	handle \
 	key_order
