@@ -100,13 +100,27 @@ is($t->sql(q{SELECT convert_from(value, 'UTF8') FROM sentinai.outbox_read(10, 10
 is($t->sql(q{SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'}), '1', 'who has not emitted is left alone');
 $harmless->sql('COMMIT');
 
+# ---------------------------------------------------------------- a publisher that waits
+
+# It holds back no vacuum, and the end of a transaction that has emitted wakes it.
+my $waiting = $t->session;
+$waiting->sql('SELECT count(*) FROM sentinai.outbox_read(1000, 1000000)');
+$waiting->send('CALL sentinai.outbox_wait(600000)');
+my $wait = q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CALL sentinai.outbox_wait%' AND wait_event_type = 'Extension'};
+$t->wait_for_sql("$wait AND backend_xmin IS NULL AND backend_xid IS NULL", '1', name => 'a waiting publisher holds no snapshot');
+$t->sql(q{SELECT sentinai.outbox_add('t1', NULL, NULL, NULL, 'wake up')});
+is($waiting->answer, '', 'it is woken');
+is($waiting->sql(q{SELECT convert_from(value, 'UTF8') FROM sentinai.outbox_read(10, 1000)}), 'wake up', 'and finds what woke it');
+$waiting->close;
+
 # ---------------------------------------------------------------- a restart
 
 # Ids go on behind those that were given, whatever was lost.
 my $last = $t->sql('SELECT max(id) FROM sentinai.outbox');
 $t->cluster('immediate');
 $t->cluster('start');
-is($t->sql(q{SELECT convert_from(value, 'UTF8') FROM sentinai.outbox_read(10, 1000)}), 'held', 'after a crash nothing is missing');
+is($t->sql(q{SELECT string_agg(convert_from(value, 'UTF8'), ', ' ORDER BY id) FROM sentinai.outbox_read(10, 1000)}), 'held, wake up',
+	'after a crash nothing is missing');
 is($t->sql(qq{SELECT sentinai.outbox_add('t0', NULL, NULL, NULL, 'next') > $last}), 't', 'and ids go on');
 
 done_testing();
