@@ -138,6 +138,28 @@ SELECT string_agg(event_id, ' ' ORDER BY n) = (SELECT string_agg('g' || i, ' ' O
   FROM key_test.done WHERE event_id LIKE 'g%' AND event_id <> 'g0';
 
 --
+-- A dead letter that holds its key is discarded by hand: the queue goes on in its order, whatever plan
+-- releases it and wherever its rows lie
+--
+SELECT after_dead_letter FROM retry_policy_set(worker_type => 'keys', max_retries => 0, after_dead_letter => 'park');
+INSERT INTO key_test.bad VALUES ('i0', 'transient');
+SELECT pg_temp.send(0, VARIADIC (SELECT array_agg(format('i%s I', i) ORDER BY i) FROM generate_series(0, 40) i));
+DO $$
+BEGIN
+	FOR i IN REVERSE 40 .. 1 LOOP
+		UPDATE sentinai.event_pending SET record_value = record_value WHERE worker_type = 'keys' AND event_id = 'i' || i;
+	END LOOP;
+END $$;
+SET enable_nestloop = off;
+SELECT status FROM dlq_discard((SELECT id FROM dead_letter_queue WHERE worker_type = 'keys' AND event_id = 'i0'), 'test');
+RESET enable_nestloop;
+SELECT count(*), count(DISTINCT next_attempt_at) FROM event_pending WHERE worker_type = 'keys' AND status = 'released';
+SELECT pg_temp.send(0);
+SELECT string_agg(event_id, ' ' ORDER BY n) = (SELECT string_agg('i' || i, ' ' ORDER BY i) FROM generate_series(1, 40) i)
+  FROM key_test.done WHERE event_id LIKE 'i%' AND event_id <> 'i0';
+SELECT retry_policy_delete(worker_type => 'keys');
+
+--
 -- Fewer partitions than before: their work is partition 0's
 --
 INSERT INTO key_test.bad VALUES ('h1', 'transient');

@@ -94,6 +94,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	first_event		text;
+	-- One time for all: they are due in the order of their ids, in whatever order this statement comes to them.
+	released_at		timestamptz := clock_timestamp();
 BEGIN
 	PERFORM FROM sentinai.key_state k WHERE (k.tenant_id, k.exception_id, k.worker_type) = ($1, $2, $3) FOR UPDATE;
 	IF NOT FOUND THEN
@@ -109,7 +111,7 @@ BEGIN
 			 WHERE (p.tenant_id, p.exception_id, p.worker_type) = ($1, $2, $3) AND p.status = 'parked'
 			 ORDER BY p.id LIMIT 100
 		), released AS (
-			UPDATE sentinai.event_pending p SET status = 'released', next_attempt_at = clock_timestamp()
+			UPDATE sentinai.event_pending p SET status = 'released', next_attempt_at = released_at
 			  FROM next WHERE p.id = next.id RETURNING p.id, p.event_id
 		)
 		SELECT r.event_id INTO first_event FROM released r ORDER BY r.id LIMIT 1;
