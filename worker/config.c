@@ -589,6 +589,8 @@ static bool
 check_together(const Config *config, char error[CONFIG_ERROR_MAX])
 {
 	const char *protocol = kafka_value(config, "security.protocol");
+	const char *session = kafka_value(config, "session.timeout.ms");
+	const char *heartbeat = kafka_value(config, "heartbeat.interval.ms");
 	bool sasl = protocol != NULL && strncasecmp(protocol, "sasl", 4) == 0;
 
 	if (kafka_value(config, "sasl.username") != NULL && !sasl)
@@ -599,6 +601,9 @@ check_together(const Config *config, char error[CONFIG_ERROR_MAX])
 		return fail(
 			error,
 			"KAFKA_CONF_SSL_CA_LOCATION counts only with TLS: write KAFKA_CONF_SECURITY_PROTOCOL=ssl or sasl_ssl beside it");
+	if (heartbeat != NULL && strtol(heartbeat, NULL, 10) * 2 > (session != NULL ? strtol(session, NULL, 10) : 30000))
+		return fail(error, "KAFKA_CONF_HEARTBEAT_INTERVAL_MS is more than half of the session: write a third of "
+						   "KAFKA_CONF_SESSION_TIMEOUT_MS, or leave it out");
 	return true;
 }
 

@@ -399,6 +399,21 @@ set_own(const Config *config, rd_kafka_conf_t *conf, const char *group_id)
 		   (config->group_instance_id == NULL || kafka_set(conf, "group.instance.id", config->group_instance_id));
 }
 
+/* A third of the session: with librdkafka's own 3 s a shorter session would end between two heartbeats. */
+static bool
+set_heartbeat(const Config *config, rd_kafka_conf_t *conf)
+{
+	char text[24];
+	size_t size = sizeof(text);
+	long session;
+
+	if (rd_kafka_conf_get(conf, "session.timeout.ms", text, &size) != RD_KAFKA_CONF_OK)
+		return false;
+	session = strtol(text, NULL, 10);
+	snprintf(text, sizeof(text), "%ld", session / 3 < 3000 ? session / 3 : 3000);
+	return kafka_default(config, conf, "heartbeat.interval.ms", text);
+}
+
 /* Two seconds of data, a missing topic and new partitions noticed soon; the user may choose otherwise. */
 static bool
 set_defaults(const Config *config, rd_kafka_conf_t *conf)
@@ -406,7 +421,7 @@ set_defaults(const Config *config, rd_kafka_conf_t *conf)
 	return kafka_default(config, conf, "queued.max.messages.kbytes", "16384") &&
 		   kafka_default(config, conf, "topic.metadata.refresh.interval.ms", "10000") &&
 		   kafka_default(config, conf, "session.timeout.ms", "30000") &&
-		   kafka_default(config, conf, "fetch.error.backoff.ms", "200");
+		   kafka_default(config, conf, "fetch.error.backoff.ms", "200") && set_heartbeat(config, conf);
 }
 
 bool

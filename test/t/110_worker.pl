@@ -279,9 +279,38 @@ $t->wait_for_sql("SELECT count(*) FROM sentinai.event_processing_log WHERE worke
 	name => 'a handler that is added counts from then on');
 is($audit->stop, 0, 'audit stops');
 
-# ---------------------------------------------------------------- a shutdown that can't wait
+# ---------------------------------------------------------------- the log loses records that a running worker is about to fetch
 
 my $lock = $t->session;
+is($billing->stop, 0, 'billing stops');
+$billing->{environment} = { %{ $billing->{environment} }, BATCH => 1, KAFKA_CONF_QUEUED_MAX_MESSAGES_KBYTES => 1,
+	KAFKA_CONF_FETCH_MESSAGE_MAX_BYTES => 1000 };
+$lock->sql('BEGIN; LOCK TABLE app.invoice');
+$billing->start;
+# one batch of the producer's each: what is fetched at once is at least one of them
+for (1 .. 10)
+{
+	$t->produce('invoices',
+		{ %{ event(event_type => 'InvoiceFailed', event_id => "LOST_$_", payload => { filler => 'x' x 2000 }) }, partition => 0 });
+}
+$t->wait_for_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'sentinai-worker billing consume%' AND wait_event_type = 'Lock'",
+	'1', name => 'a handler hangs on a lock, and with it the reading');
+($end) = $t->kafka('offsets', 'invoices') =~ /^\s*0\s+\d+\s+(\d+)/m;
+$t->kafka('delete-records', 'invoices', 0, $end);
+$lock->sql('COMMIT');
+$billing->wait_log(qr/the broker doesn't have the position/);
+$billing->wait_log(qr/partition=0 .*to=gapped reason="position_too_old/);
+is($t->sql("SELECT count(*) FROM sentinai.offset_gap WHERE group_id = 'billing' AND reason = 'position_too_old' AND resolved_at IS NULL"),
+	'1', 'a position that is lost while it is read is a row, too');
+$t->sql("SELECT sentinai.offset_reset('billing', 'invoices', dry_run => false)");
+$billing->wait_log(qr/partition=0 .*to=gapped.*partition=0 [^\n]*to=active/s);
+is($billing->stop, 0, 'billing stops');
+delete $billing->{environment}{$_} for qw(BATCH KAFKA_CONF_QUEUED_MAX_MESSAGES_KBYTES KAFKA_CONF_FETCH_MESSAGE_MAX_BYTES);
+$billing->start;
+$billing->wait_log(qr/to=active/);
+
+# ---------------------------------------------------------------- a shutdown that can't wait
+
 $lock->sql('BEGIN');
 $lock->sql("LOCK TABLE app.invoice");
 $t->produce('invoices', event(event_type => 'InvoiceFailed', event_id => 'INV_41'));

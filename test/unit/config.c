@@ -197,6 +197,10 @@ properties(void **state)
 	config_free(&config);
 	refuses("KAFKA_CONF_SASL_USERNAME counts only with SASL: write KAFKA_CONF_SECURITY_PROTOCOL=sasl_ssl beside it",
 			ENV(NEEDED, "KAFKA_CONF_SASL_USERNAME=me"));
+	refuses(
+		"KAFKA_CONF_HEARTBEAT_INTERVAL_MS is more than half of the session: write a third of KAFKA_CONF_SESSION_TIMEOUT_MS, or "
+		"leave it out",
+		ENV(NEEDED, "KAFKA_CONF_SESSION_TIMEOUT_MS=3000", "KAFKA_CONF_HEARTBEAT_INTERVAL_MS=3000"));
 }
 
 static void
