@@ -41,6 +41,7 @@ TAP = \
 	120_http \
 	020_dump \
 	030_activation \
+	040_generation \
 	050_outbox \
 	100_circle \
 	115_dead_letter \
