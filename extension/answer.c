@@ -76,7 +76,7 @@ partitions_json(SnBatch *batch)
 
 		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
 		put_string(&buf, "topic", partition->topic);
-		put_string(&buf, "pause", NULL);
+		put_string(&buf, "pause", batch->pause);
 		appendStringInfo(&buf, "\"partition\":%d,\"epoch\":" INT64_FORMAT ",\"next_offset\":" INT64_FORMAT ",\"fenced\":%s}",
 						 partition->partition, partition->epoch, partition->next_offset,
 						 partition->fenced ? "true" : "false");

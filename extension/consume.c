@@ -8,6 +8,7 @@
  *	(due)		pending.c		adds the work that is due in the database
  *	screen		screen.c		parses and checks; poison becomes dead letters
  *	claim		claim.c			an identity is handled once
+ *	circuit		circuit.c		what an open circuit covers waits; later: what has become the rule opens one
  *	order		key_order.c		parks what stands behind an unfinished event of its exception
  *	handle		handle.c		calls the handlers
  *	settle		settle.c		writes what became of each event, and moves the positions
@@ -21,6 +22,7 @@
 #include "access/xact.h"
 #include "activation.h"
 #include "catalog/pg_type.h"
+#include "circuit.h"
 #include "consume.h"
 #include "executor/spi.h"
 #include "guc.h"
@@ -193,16 +195,30 @@ fence(SnBatch *batch)
 	}
 }
 
+/* A paused partition's records stay in Kafka; its due work goes on. */
+static void
+leave_records(SnBatch *batch)
+{
+	batch->n_records = 0;
+	for (int i = 0; i < batch->n_partitions; i++)
+		batch->partitions[i].position = batch->partitions[i].next_offset;
+}
+
 /* The steps behind the fence. */
 static void
 run_steps(SnBatch *batch)
 {
+	batch->pause = sn_circuit_begin(batch);
+	if (batch->pause != NULL)
+		leave_records(batch);
 	sn_pending_due(batch);
 	sn_screen(batch);
 	sn_metric_processing(batch->n_work);
 	sn_claim(batch);
+	sn_circuit_screen(batch);
 	sn_key_order(batch);
 	sn_handle(batch);
+	sn_circuit_judge(batch);
 	sn_settle(batch);
 }
 

@@ -153,6 +153,8 @@ typedef struct SnBatch
 	int			n_records;
 	SnRecord   *records;
 	SnTopic    *topics;
+	struct SnCircuit *circuits;	/* open ones of the worker type */
+	const char *pause;			/* why no records are taken for now, NULL: they are */
 
 	int			n_work;
 	int			max_work;

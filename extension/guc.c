@@ -102,7 +102,7 @@ static const IntSetting int_settings[] = {
 	 "Number of series that shared memory has room for; further ones are counted as dropped."},
 	{"sentinai.outbox_rotation_period", &sn_outbox_rotation_period_ms, 30 * 1000, 10, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
 	 "How long rows are written to one table of the outbox before the next one's turn."},
-	{"sentinai.pending_max", &sn_pending_max, 100000, 1, INT_MAX, 0, PGC_SIGHUP,
+	{"sentinai.pending_max", &sn_pending_max, 100000, 1, INT_MAX, 0, PGC_SUSET,
 	 "Number of waiting events of a worker type above which no further records are read."},
 };
 

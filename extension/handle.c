@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "circuit.h"
 #include "consume.h"
 #include "emit.h"
 #include "executor/spi.h"
@@ -424,6 +425,8 @@ fail_work(SnBatch *batch, SnWork *work)
 											   failure->error_type, failure->error_class, work->retry_count,
 											   work->first_failed_at);
 
+	if (sn_circuit_trip(batch, work))
+		return;
 	if (work->first_failed_at == 0)
 		work->first_failed_at = batch->now;
 	if (replay_waits(work) || (work->replay == NULL && decision.retry))

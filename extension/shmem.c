@@ -8,6 +8,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 
+#include "circuit.h"
 #include "metrics.h"
 #include "shmem.h"
 
@@ -30,7 +31,8 @@ shmem_request(void)
 
 	RequestAddinShmemSpace(shared_size());
 	RequestAddinShmemSpace(sn_metrics_shmem_size());
-	RequestNamedLWLockTranche("sentinai", 2);
+	RequestAddinShmemSpace(sn_circuit_shmem_size());
+	RequestNamedLWLockTranche("sentinai", 3);
 }
 
 static void
@@ -64,6 +66,7 @@ shmem_startup(void)
 	if (!found)
 		shared_init(sn_shared);
 	sn_metrics_shmem_init();
+	sn_circuit_shmem_init(&GetNamedLWLockTranche("sentinai")[2].lock);
 	LWLockRelease(AddinShmemInitLock);
 }
 

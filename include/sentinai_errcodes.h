@@ -28,6 +28,7 @@
 	X(SN_OFFSET_GAP, "SN017", "offset_gap") \
 	X(SN_FENCED, "SN018", "fenced") \
 	X(SN_IN_USE, "SN019", "in_use") \
-	X(SN_SPLIT, "SN030", "split")
+	X(SN_SPLIT, "SN030", "split") \
+	X(SN_CIRCUIT_OPEN, "SN031", "circuit_open")
 
 #endif							/* SENTINAI_ERRCODES_H */

@@ -109,8 +109,8 @@ SELECT fail(ROW('a', 'b', 'c', 'd', now(), 'e', 1, '{}', '{}')::sentinai.event, 
 --
 -- Each way to fail alone, in the middle of good ones
 --
-INSERT INTO hand_test.odd VALUES ('raise', 'raise'), ('divide', 'divide'), ('missing', 'missing'), ('fail', 'fail'), ('invalid', 'invalid'),
-	('role', 'role'), ('emit_nothing', 'emit nothing'), ('emit_array', 'emit array'), ('emit_stranger', 'emit stranger'), ('consume', 'consume'),
+INSERT INTO hand_test.odd VALUES ('raise', 'raise'), ('divide', 'divide'), ('fail', 'fail'), ('invalid', 'invalid'),
+	('emit_nothing', 'emit nothing'), ('emit_array', 'emit array'), ('emit_stranger', 'emit stranger'),
 	('orphan', 'orphan'), ('defer', 'defer'), ('emit', 'emit'), ('sleep', 'sleep'), ('swallow', 'swallow');
 SET sentinai.handler_timeout = '100ms';
 SELECT pg_temp.send(VARIADIC (SELECT array_agg(format('%s HandPlain %s', event_id, event_id)) || '{good1 HandPlain,good2 HandPlain}' FROM hand_test.odd WHERE event_id <> 'none'));
@@ -124,6 +124,21 @@ SELECT event_type, exception_id, topic, payload, correlation_id, metadata FROM e
 SELECT topic, convert_from(key, 'UTF8') AS key, (headers[1]).name, convert_from((headers[1]).value, 'UTF8'), event_type FROM outbox
  WHERE event_id IN (SELECT event_id FROM event_log WHERE metadata ->> 'parent_event_id' = 'emit') ORDER BY id;
 SELECT event_type, count(*) FROM event_log WHERE metadata ->> 'emitted_by' = 'hand' GROUP BY 1 ORDER BY 1;
+
+--
+-- What a handler may not do is a handler that can't run: its circuit opens at once, and its events wait
+--
+INSERT INTO hand_test.odd VALUES ('missing', 'missing'), ('role', 'role'), ('consume', 'consume');
+SELECT pg_temp.send('missing HandPlain M');
+SELECT error_type, error_message FROM circuit WHERE worker_type = 'hand';
+SELECT circuit_close('hand', 'HandPlain');
+SELECT pg_temp.send('role HandPlain R');
+SELECT error_type, error_message FROM circuit WHERE worker_type = 'hand';
+SELECT circuit_close('hand', 'HandPlain');
+SELECT pg_temp.send('consume HandPlain C');
+SELECT error_type, error_message FROM circuit WHERE worker_type = 'hand';
+DELETE FROM hand_test.odd WHERE what IN ('missing', 'role', 'consume');
+SELECT circuit_close('hand', 'HandPlain');
 
 --
 -- What is left in the session is undone
@@ -180,6 +195,7 @@ ALTER FUNCTION hand_test.plain RENAME TO other;
 SELECT pg_temp.send('gone HandPlain');
 SELECT event_id, error_type, sqlstate FROM event_pending WHERE event_id = 'gone';
 ALTER FUNCTION hand_test.other RENAME TO plain;
+SELECT circuit_close('hand', 'HandPlain');
 SELECT pg_temp.send('back HandPlain');
 
 DROP SCHEMA hand_test CASCADE;

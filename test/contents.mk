@@ -16,7 +16,8 @@ REGRESS = \
 	metrics \
 	consume \
 	handle \
-	key_order
+	key_order \
+	circuit
 
 # test/pgtap/NAME.sql
 PGTAP = \

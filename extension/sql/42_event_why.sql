@@ -75,6 +75,13 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 			WHEN p.status = 'parked' THEN
 				format('parked, but nothing holds exception %s: SELECT sentinai.key_release(%L, %L, %L) lets it go on',
 					   p.exception_id, $1, p.exception_id, $3)
+			WHEN p.status = 'deferred' AND p.error_type = 'circuit_open' AND v_tenant_status <> 'suspended' THEN
+				format('deferred: %s', coalesce((SELECT format('circuit of %s and %s is open since %s (%s: %s), next probe at %s',
+															   c.worker_type, c.event_type, c.opened_at, c.reason, c.error_message, c.probe_at)
+												   FROM sentinai.circuit c
+												  WHERE c.worker_type = p.worker_type AND c.event_type = p.event_type AND c.tenant_id IN ('', p.tenant_id)
+												  ORDER BY c.opened_at LIMIT 1),
+												format('its circuit has closed, and it waits for the reader of %s/%s', p.topic, p.partition)))
 			WHEN p.status = 'deferred' AND p.next_attempt_at = 'infinity' THEN
 				format('deferred until tenant %s, which is %s, is resumed', $1, coalesce(v_tenant_status, 'gone'))
 			WHEN p.status = 'retrying' AND p.next_attempt_at > now() THEN

@@ -139,6 +139,12 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 		   'offset_reset() shows what it would do, and mends it.'
 	  FROM sentinai.offset_gap g WHERE g.resolved_at IS NULL
 	UNION ALL
+	SELECT 'circuit_open', format('circuit of worker type %s and event type %s%s is open since %s: %s', c.worker_type, c.event_type,
+								  CASE WHEN c.tenant_id <> '' THEN ' for tenant ' || c.tenant_id ELSE '' END, c.opened_at,
+								  coalesce(c.error_message, c.reason)),
+		   'Its events wait. A probe that succeeds closes it, or circuit_close().'
+	  FROM sentinai.circuit c
+	UNION ALL
 	SELECT 'pending_full', format('%s events of worker type %s wait, sentinai.pending_max is %s', p.n, p.worker_type,
 								  current_setting('sentinai.pending_max')),
 		   'event_why() says what an event waits for.'

@@ -74,7 +74,7 @@ BEGIN
 			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'event_trace',
 				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
 				'metrics', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
-				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'retry_policy_for', 'retry_delay', 'error_class',
+				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse'])
