@@ -180,6 +180,26 @@ sn_batch_add_work(SnBatch *batch)
 	return work;
 }
 
+/* The partitions that the batch may work for, as arrays of topics and numbers. */
+void
+sn_batch_places(SnBatch *batch, Datum *topics, Datum *partitions)
+{
+	SnColumn	names;
+	SnColumn	numbers;
+
+	sn_column_init(&names, TEXTOID, batch->n_partitions);
+	sn_column_init(&numbers, INT4OID, batch->n_partitions);
+	for (int i = 0; i < batch->n_partitions; i++)
+	{
+		if (batch->partitions[i].fenced)
+			continue;
+		sn_column_text(&names, batch->partitions[i].topic);
+		sn_column_add(&numbers, Int32GetDatum(batch->partitions[i].partition), false);
+	}
+	*topics = sn_column_array(&names);
+	*partitions = sn_column_array(&numbers);
+}
+
 /* The last header of that name, as librdkafka's and Java's clients look one up; NULL where there is none. */
 const SnHeader *
 sn_record_header(const SnRecord *record, const char *name)

@@ -308,22 +308,10 @@ load_circuits(SnBatch *batch)
 static void
 wake(SnBatch *batch, SnCircuit *circuit)
 {
-	SnColumn	topics;
-	SnColumn	partitions;
 	Datum		values[8];
 
-	sn_column_init(&topics, TEXTOID, batch->n_partitions);
-	sn_column_init(&partitions, INT4OID, batch->n_partitions);
-	for (int i = 0; i < batch->n_partitions; i++)
-	{
-		if (batch->partitions[i].fenced)
-			continue;
-		sn_column_text(&topics, batch->partitions[i].topic);
-		sn_column_add(&partitions, Int32GetDatum(batch->partitions[i].partition), false);
-	}
 	circuit_values(batch, circuit->event_type, circuit->tenant_id, values);
-	values[3] = sn_column_array(&topics);
-	values[4] = sn_column_array(&partitions);
+	sn_batch_places(batch, &values[3], &values[4]);
 	values[5] = CStringGetTextDatum(circuit->first_event_id == NULL ? "" : circuit->first_event_id);
 	values[6] = TimestampTzGetDatum(batch->now);
 	values[7] = BoolGetDatum(circuit->probes % 2 == 0);

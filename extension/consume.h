@@ -187,6 +187,7 @@ typedef struct SnEmit
 extern void sn_batch_decode(SnBatch *batch, const char *data, int len);
 extern bytea *sn_batch_pack(ArrayType *records);
 extern SnWork *sn_batch_add_work(SnBatch *batch);
+extern void sn_batch_places(SnBatch *batch, Datum *topics, Datum *partitions);
 extern const SnHeader *sn_record_header(const SnRecord *record, const char *name);
 extern Datum sn_record_headers_datum(const SnRecord *record);
 extern Datum sn_span_bytea(SnSpan span);

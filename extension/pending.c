@@ -286,22 +286,10 @@ sn_pending_done(SnWork *work)
 int
 sn_pending_next_due_ms(SnBatch *batch)
 {
-	SnColumn	topics;
-	SnColumn	partitions;
 	Datum		values[3] = {CStringGetTextDatum(batch->worker_type->name)};
 	TimestampTz next;
 
-	sn_column_init(&topics, TEXTOID, batch->n_partitions);
-	sn_column_init(&partitions, INT4OID, batch->n_partitions);
-	for (int i = 0; i < batch->n_partitions; i++)
-	{
-		if (batch->partitions[i].fenced)
-			continue;
-		sn_column_text(&topics, batch->partitions[i].topic);
-		sn_column_add(&partitions, Int32GetDatum(batch->partitions[i].partition), false);
-	}
-	values[1] = sn_column_array(&topics);
-	values[2] = sn_column_array(&partitions);
+	sn_batch_places(batch, &values[1], &values[2]);
 	sn_execute(&read_next_due, values, NULL);
 	next = sn_result_time(0, 1);
 	if (next == 0 || next > batch->now + SN_MAX_NEXT_DUE_MS * INT64CONST(1000))
