@@ -49,6 +49,7 @@ TAP = \
 	110_worker \
 	120_kill \
 	130_role \
+	140_poison \
 	200_runbook \
 	210_docs
 
@@ -61,6 +62,7 @@ GENERAL = \
 	fence \
 	json \
 	kill \
+	poison \
 	runbook \
 	upgrade \
 	worker

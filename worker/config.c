@@ -128,7 +128,7 @@ static const struct
 	{"request.required.acks", "leave it out: it is always all"},
 	{"partitioner", "leave it out: murmur2_random, which Java's producers use, keeps the order of a key"},
 	{"transactional.id", "leave it out: the outbox needs no transaction of Kafka's"},
-	{"message.max.bytes", "set sentinai.max_event_bytes in the database"},
+	{"message.max.bytes", "leave it out: the topic's max.message.bytes decides"},
 	{"enable.partition.eof", "leave it out: the end of a partition is not an event"},
 	{"go.", "leave it out"},
 	{"test.mock.", "leave it out: a mock cluster keeps no promise"},

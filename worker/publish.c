@@ -57,7 +57,8 @@
 #define BACKOFF_MAX_MS 30000
 #define DRAIN_MS 10000 /* a failed producer gives back its records within this */
 #define REST_MS 1000   /* a stopping publisher reads no longer than this */
-#define MESSAGE_OVERHEAD (64 * 1024)
+/* librdkafka's highest: a dead letter goes back as large as it came, and the topic says what is too large for it */
+#define MESSAGE_MAX_BYTES "1000000000"
 
 typedef struct Publish
 {
@@ -69,7 +70,6 @@ typedef struct Publish
 	const char *state; /* for the log: a line a change; a constant */
 	int session;	   /* of db, that marks and lock belong to; 0: none */
 	int64_t backoff_ms;
-	int64_t max_event_bytes;
 	atomic_bool finish; /* set by publish_stop(): nobody emits for this process any more */
 	bool producer_failed;
 	char producer_error[256];
@@ -81,8 +81,7 @@ typedef struct Publish
 
 static const DbStatement statement_lock = {
 	"publish_lock",
-	"SELECT a.active, CASE WHEN a.active THEN sentinai.outbox_lock() END AS locked,"
-	" pg_size_bytes(current_setting('sentinai.max_event_bytes')) AS max_event_bytes"
+	"SELECT a.active, CASE WHEN a.active THEN sentinai.outbox_lock() END AS locked"
 	" FROM (SELECT sentinai.is_active() AS active) a",
 	0};
 
@@ -243,14 +242,13 @@ producer_configure(Publish *p, rd_kafka_conf_t *conf)
 {
 	Worker *w = p->w;
 	char linger[24];
-	char max_bytes[24];
 
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
 	rd_kafka_conf_set_error_cb(conf, on_error);
 	return kafka_set(conf, "enable.idempotence", "true") && kafka_set(conf, "enable.gapless.guarantee", "true") &&
 		   kafka_set(conf, "acks", "all") && kafka_set(conf, "partitioner", "murmur2_random") &&
 		   kafka_set(conf, "linger.ms", db_int_text(linger, w->config.linger_ms)) &&
-		   kafka_set(conf, "message.max.bytes", db_int_text(max_bytes, p->max_event_bytes + MESSAGE_OVERHEAD)) &&
+		   kafka_set(conf, "message.max.bytes", MESSAGE_MAX_BYTES) &&
 		   /* the database keeps the rows: giving up on a record would only make a gap */
 		   kafka_set(conf, "message.timeout.ms", "0") && set_default(w, conf, "compression.codec", "lz4") &&
 		   /* a missing topic is a blocked topic, soon */
@@ -741,7 +739,6 @@ publish_become_active(Publish *p)
 			return false;
 		active = db_bool(res, 0, "active");
 		locked = db_bool(res, 0, "locked");
-		p->max_event_bytes = db_int(res, 0, "max_event_bytes", 1024 * 1024);
 		PQclear(res);
 		if (locked)
 		{
