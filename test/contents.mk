@@ -45,8 +45,8 @@ TAP = \
 	040_generation \
 	050_outbox \
 	100_circle \
+	105_worker \
 	115_dead_letter \
-	110_worker \
 	120_kill \
 	130_role \
 	140_poison \
