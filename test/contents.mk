@@ -50,6 +50,7 @@ TAP = \
 	120_kill \
 	130_role \
 	140_poison \
+	150_topic \
 	200_runbook \
 	210_docs
 
@@ -64,6 +65,7 @@ GENERAL = \
 	kill \
 	poison \
 	runbook \
+	topic \
 	upgrade \
 	worker
 
