@@ -240,7 +240,7 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN006',
 			MESSAGE = parsed.message,
-			DETAIL = coalesce(parsed.detail, format('The event is %s of tenant %s.', parsed.event_id, parsed.tenant_id)),
+			DETAIL = coalesce(parsed.detail, format('The event is %s%s.', parsed.event_id, ' of tenant ' || parsed.tenant_id)),
 			HINT = 'Nothing was published. docs/events.md describes the fields of an event.';
 	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type t WHERE t.event_type = parsed.event_type) THEN
 		RAISE EXCEPTION USING

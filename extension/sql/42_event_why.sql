@@ -248,7 +248,7 @@ CREATE FUNCTION sentinai.event_why_unclaimed(tenant_id text, event_id text, work
 			RETURN ROW('in_outbox'::text, format('not yet published: in the outbox behind %s others of topic %s', o.before, o.topic),
 					   jsonb_build_object('outbox_id', o.id, 'before', o.before, 'topic', o.topic));
 		ELSIF o.id IS NULL AND l.event_type IS NULL THEN
-			RETURN ROW('unknown'::text, format('no event %s of tenant %s has been seen', $2, $1), '{}'::jsonb);
+			RETURN ROW('unknown'::text, format('no event "%s" of tenant "%s" has been seen', $2, $1), '{}'::jsonb);
 		END IF;
 		SELECT h.created_at INTO v_since FROM sentinai.handler h
 		 WHERE h.worker_type = $3 AND h.event_type = coalesce(l.event_type, o.event_type);
@@ -350,7 +350,7 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 		IF NOT FOUND THEN
 			worker_type := NULL;
 			state := CASE WHEN v_type IS NULL THEN 'unknown' ELSE 'not_handled' END;
-			reason := CASE WHEN v_type IS NULL THEN format('no event %s of tenant %s has been seen', $2, $1)
+			reason := CASE WHEN v_type IS NULL THEN format('no event "%s" of tenant "%s" has been seen', $2, $1)
 						   ELSE format('no worker type has a handler for %s', v_type) END;
 			details := CASE WHEN v_type IS NULL THEN '{}' ELSE jsonb_build_object('event_type', v_type) END;
 			RETURN NEXT;

@@ -98,9 +98,6 @@ GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
 
 GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.exception_event TO sentinai_platform;
 
--- ALLOW_FUTURE_SCHEMA of a worker becomes a setting of its sessions.
-GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
-
 -- A viewer reads these, without what came in from outside: that is what sentinai_payload adds. Tables that are not named
 -- here (secrets, the outbox, the machinery) are the admin's.
 DO $$
