@@ -55,6 +55,18 @@ SELECT handler_add('nobody', 'ConsumeBoth', 'consume_test.first');
 SELECT handler_add('cons_first', 'Unheard', 'consume_test.first');
 SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.none');
 SELECT handler_add('cons_first', 'ConsumeBoth', 'first');
+SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.first', timeout_ms => 0);
+CREATE FUNCTION consume_test.of_text(e text) RETURNS void LANGUAGE sql AS 'SELECT';
+CREATE FUNCTION consume_test.says(e sentinai.event) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE SCHEMA consume_closed;
+CREATE FUNCTION consume_closed.take(e sentinai.event) RETURNS void LANGUAGE sql AS 'SELECT';
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.of_text');
+SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.says');
+SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_closed.take');
+\set VERBOSITY terse
+DROP SCHEMA consume_closed CASCADE;
 SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.first', 'nobody_at_all');
 SELECT handler_add('intake', 'ExceptionIngested', 'consume_test.first');
 SELECT handler_remove('cons_second', 'ConsumeFirst');
@@ -83,6 +95,10 @@ SELECT partition, next_offset, log_start, log_end, reason, resolved_at IS NULL F
 SELECT * FROM offset_reset('cons_first', 'cons');
 SELECT * FROM offset_reset('cons_first', 'cons', dry_run => false, reason => 'test');
 SELECT * FROM offset_reset('cons_first', 'cons', 0, -1);
+-- A name that is not there is an error, and not a quiet "nothing to mend".
+SELECT * FROM offset_reset('cons_frist', 'cons');
+SELECT * FROM offset_reset('cons_first', 'kons');
+SELECT * FROM offset_reset('cons_first', 'cons', 99, 0);
 SELECT epoch, next_offset, stop FROM assign('cons_first', 'cons_first', 'cons', 1, 2, 'other cluster', 0, 100);
 SELECT incarnation, cluster_id FROM kafka_topic WHERE topic = 'cons';
 SELECT count(*) FILTER (WHERE resolved_at IS NULL), count(*) FROM offset_gap WHERE group_id = 'cons_first';

@@ -242,11 +242,15 @@ BEGIN
 	ELSIF group_id = '' OR octet_length(group_id) > 255 THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
-			MESSAGE = 'group_id has 1 to 255 bytes';
+			MESSAGE = 'group_id is not valid',
+			DETAIL = format('The group is %s.', quote_nullable(group_id)),
+			HINT = 'A group_id has 1 to 255 bytes.';
 	ELSIF EXISTS (SELECT FROM sentinai.worker_type w WHERE w.name = worker_type_add.name) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN012',
-			MESSAGE = format('worker type "%s" exists already', name);
+			MESSAGE = format('worker type "%s" exists already', name),
+			DETAIL = (SELECT format('It reads topic "%s" in group "%s".', w.topic, w.group_id) FROM sentinai.worker_type_effective w
+					   WHERE w.name = worker_type_add.name);
 	ELSIF EXISTS (SELECT FROM sentinai.worker_type_effective w
 				   WHERE w.group_id = coalesce(worker_type_add.group_id, worker_type_add.name)) THEN
 		RAISE EXCEPTION USING
@@ -275,7 +279,9 @@ BEGIN
 	IF coalesce(worker_type_group.group_id, '') = '' OR octet_length(worker_type_group.group_id) > 255 THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
-			MESSAGE = 'group_id has 1 to 255 bytes';
+			MESSAGE = 'group_id is not valid',
+			DETAIL = format('The group is %s.', quote_nullable(worker_type_group.group_id)),
+			HINT = 'A group_id has 1 to 255 bytes.';
 	ELSIF EXISTS (SELECT FROM sentinai.worker_type_effective w
 				   WHERE w.group_id = worker_type_group.group_id AND w.name <> type.name) THEN
 		RAISE EXCEPTION USING
@@ -336,6 +342,10 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
 			MESSAGE = format('there is no handler function %s', handler_function.function),
+			DETAIL = coalesce((SELECT format('There is %s.', string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid::regprocedure::text))
+								 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+								WHERE n.nspname = parts[1] AND p.proname = parts[2]),
+							  'There is nothing of that name.'),
 			HINT = format('CREATE FUNCTION %s(sentinai.event) RETURNS void, or (sentinai.event[]) to take a batch at once.', handler_function.function);
 	END IF;
 END
@@ -371,6 +381,17 @@ BEGIN
 			ERRCODE = 'SN009',
 			MESSAGE = format('handler %s is SECURITY DEFINER', handler_add.function),
 			HINT = 'A handler runs as its own role: give that role the rights it needs, and make the function SECURITY INVOKER.';
+	ELSIF (SELECT p.prorettype <> 'void'::regtype FROM pg_proc p WHERE p.oid = found.oid) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN009',
+			MESSAGE = format('handler %s does not return void', handler_add.function),
+			DETAIL = format('It returns %s, which nobody would look at.', (SELECT format_type(p.prorettype, NULL) FROM pg_proc p WHERE p.oid = found.oid)),
+			HINT = 'A handler fails by raising an error, or by sentinai.fail(); an event whose handler returns has succeeded.';
+	ELSIF handler_add.timeout_ms NOT BETWEEN 1 AND 3600000 THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('a handler can''t have %s milliseconds', handler_add.timeout_ms),
+			HINT = 'timeout_ms is 1 to 3600000, or NULL for sentinai.handler_timeout.';
 	ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = handler_add.role_name AND NOT r.rolsuper) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
@@ -381,8 +402,8 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
 			MESSAGE = format('role "%s" may not call %s', handler_add.role_name, handler_add.function),
-			HINT = format('GRANT USAGE ON SCHEMA %I TO %I; GRANT EXECUTE ON FUNCTION %s TO %I;', found.function_schema,
-						  handler_add.role_name, found.oid::regprocedure, handler_add.role_name);
+			HINT = format('GRANT USAGE ON SCHEMA %1$I TO %2$I; GRANT EXECUTE ON FUNCTION %1$I.%3$I(sentinai.event%4$s) TO %2$I;',
+						  found.function_schema, handler_add.role_name, found.function_name, CASE WHEN found.set_based THEN '[]' END);
 	END IF;
 	INSERT INTO sentinai.handler AS h (worker_type, event_type, function_schema, function_name, set_based, role_name, timeout_ms)
 		VALUES (type.name, handler_add.event_type, found.function_schema, found.function_name, found.set_based,
@@ -393,7 +414,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.handler_add(text, text, text, text, integer) IS
-	'Registers the function (''schema.name'') that handles an event type for a worker type, or replaces it. The function takes sentinai.event, or sentinai.event[] for a batch at once, and returns void; it runs as role_name under a timer of timeout_ms milliseconds (NULL: sentinai.handler_timeout). Running batches finish with the old list. Raises SN002, SN005, SN009 (invalid_handler), SN012 (built in).';
+	'Registers the function (''schema.name'') that handles an event type for a worker type, or replaces it. The function takes sentinai.event, or sentinai.event[] for a batch at once, and returns void; it runs as role_name under a timer of timeout_ms milliseconds (NULL: sentinai.handler_timeout). Running batches finish with the old list. Raises SN001 (timeout_ms), SN002, SN005, SN009 (invalid_handler), SN012 (built in).';
 
 CREATE FUNCTION sentinai.handler_remove(worker_type text, event_type text) RETURNS void
 	LANGUAGE plpgsql VOLATILE

@@ -225,6 +225,15 @@ DECLARE
 BEGIN
 	IF to_offset < 0 THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an offset is not negative';
+	ELSIF NOT EXISTS (SELECT FROM sentinai.kafka_offset k
+					   WHERE k.group_id = $1 AND k.topic = $2 AND ($3 IS NULL OR k.partition = $3)) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN011',
+			MESSAGE = format('group "%s" has no position in %stopic "%s"', $1, 'partition ' || $3 || ' of ', $2),
+			DETAIL = format('Positions there are in: %s.',
+							coalesce((SELECT string_agg(DISTINCT format('topic "%s" for group "%s"', k.topic, k.group_id), ', ')
+										FROM sentinai.kafka_offset k), 'none')),
+			HINT = 'SELECT * FROM sentinai.kafka_offset shows all of them; a group has one once a worker was assigned the partition.';
 	END IF;
 	FOR place IN
 		SELECT k.partition, k.next_offset, g.reason, g.log_start
@@ -260,4 +269,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.offset_reset(text, text, integer, bigint, boolean, text) IS
-	'Moves the position of a group. partition NULL: all of the topic''s; to_offset NULL: where the log begins, for partitions with an open offset_gap only. dry_run (the default) only shows what would be done. Running workers are fenced off and begin at the new position; for a topic that was made anew its incarnation is raised. reason: kept with the gap. Raises SN001, SN019.';
+	'Moves the position of a group. partition NULL: all of the topic''s; to_offset NULL: where the log begins, for partitions with an open offset_gap only. dry_run (the default) only shows what would be done. Running workers are fenced off and begin at the new position; for a topic that was made anew its incarnation is raised. reason: kept with the gap. Raises SN001, SN011 (the group has no position there), SN019.';
