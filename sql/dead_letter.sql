@@ -333,6 +333,7 @@ SELECT error_type, sqlstate, message_pattern, event_type, worker_type, entries, 
   FROM dlq_groups('dlq_a');
 SELECT count(*) FROM dlq_groups('dlq_b');
 SELECT sum(entries) FROM dlq_groups(NULL, '{discarded}');
+SELECT dlq_groups(NULL, '{open}');
 -- The newest failure decides the cause.
 SELECT status FROM dlq_retry(pg_temp.letter('g3'));
 UPDATE dlq_test.broken SET message = 'no 3' WHERE event_id = 'g3';
@@ -357,6 +358,7 @@ SELECT dlq_get(-1);
 SELECT sum(added), sum(retried), sum(failed_again), sum(discarded), sum(succeeded), sum(removed), sum(growth), count(*) BETWEEN 24 AND 26 FROM dlq_growth('dlq_a');
 SELECT dlq_growth('dlq_a', '1 month');
 SELECT dlq_purge('dlq_a', '0', '{retrying}');
+SELECT dlq_purge('dlq_a', NULL);
 SELECT dlq_purge('dlq_a'), dlq_purge('dlq_a', '0');
 SELECT dlq_purge('dlq_a', '0', '{pending}');
 SELECT * FROM dlq_test.letters;

@@ -339,7 +339,7 @@ CREATE FUNCTION sentinai.dlq_purge(tenant_id text, older_than interval DEFAULT '
 	BEGIN
 		IF NOT coalesce($3 <@ '{pending,succeeded,discarded}' AND array_length($3, 1) > 0 AND $2 >= '0', false) THEN
 			RAISE EXCEPTION USING ERRCODE = 'SN001',
-				MESSAGE = format('can''t purge dead letters of status %s older than %s', $3, $2),
+				MESSAGE = format('can''t purge dead letters of status %s older than %s', coalesce($3::text, 'NULL'), coalesce($2::text, 'NULL')),
 				HINT = 'statuses may name pending, succeeded and discarded; older_than is not negative.';
 		END IF;
 		DELETE FROM sentinai.dead_letter_queue d
@@ -511,21 +511,29 @@ COMMENT ON FUNCTION sentinai.dlq_size() IS 'How many dead letters are open (pend
 CREATE FUNCTION sentinai.dlq_groups(tenant_id text DEFAULT NULL, statuses text[] DEFAULT '{pending,retrying}')
 	RETURNS TABLE (fingerprint text, error_type text, sqlstate text, message_pattern text, event_type text, worker_type text,
 		entries bigint, tenants bigint, first_seen timestamptz, last_seen timestamptz, sample_id bigint)
-	LANGUAGE sql STABLE
+	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT g.fingerprint::text, s.error_type::text, s.sqlstate, sentinai.dlq_message_pattern(s.error_message),
-		   s.event_type::text, s.worker_type::text, g.entries, g.tenants, g.first_seen, g.last_seen, g.sample_id
-	  FROM (SELECT d.fingerprint, count(*) AS entries, count(DISTINCT d.tenant_id) AS tenants, min(d.created_at) AS first_seen,
-				   max(d.created_at) AS last_seen, max(d.id) AS sample_id
-			  FROM sentinai.dead_letter_queue d
-			 WHERE ($1 IS NULL OR d.tenant_id = $1) AND d.status = ANY ($2)
-			 GROUP BY d.fingerprint) g
-	  JOIN sentinai.dead_letter_queue s ON s.id = g.sample_id
-	 ORDER BY g.entries DESC, g.last_seen DESC, g.fingerprint
+	#variable_conflict use_column
+	BEGIN
+		IF NOT $2 <@ '{pending,retrying,succeeded,discarded}' THEN
+			RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = format('%s are not statuses of a dead letter', $2),
+				HINT = 'A status is pending, retrying, succeeded or discarded.';
+		END IF;
+		RETURN QUERY
+			SELECT g.fingerprint::text, s.error_type::text, s.sqlstate, sentinai.dlq_message_pattern(s.error_message),
+				   s.event_type::text, s.worker_type::text, g.entries, g.tenants, g.first_seen, g.last_seen, g.sample_id
+			  FROM (SELECT d.fingerprint, count(*) AS entries, count(DISTINCT d.tenant_id) AS tenants, min(d.created_at) AS first_seen,
+						   max(d.created_at) AS last_seen, max(d.id) AS sample_id
+					  FROM sentinai.dead_letter_queue d
+					 WHERE ($1 IS NULL OR d.tenant_id = $1) AND d.status = ANY ($2)
+					 GROUP BY d.fingerprint) g
+			  JOIN sentinai.dead_letter_queue s ON s.id = g.sample_id
+			 ORDER BY g.entries DESC, g.last_seen DESC, g.fingerprint;
+	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_groups(text, text[]) IS
-	'Dead letters of a tenant (NULL: of all) by cause, the most frequent first: failures with one fingerprint, how many, of how many tenants, since when, and the id of the newest as a sample. statuses: which ones count.';
+	'Dead letters of a tenant (NULL: of all) by cause, the most frequent first: failures with one fingerprint, how many, of how many tenants, since when, and the id of the newest as a sample. statuses: which ones count. Error: SN001 another status.';
 
 CREATE FUNCTION sentinai.dlq_growth(tenant_id text DEFAULT NULL, bucket interval DEFAULT '1 hour',
 	since interval DEFAULT '24 hours')
