@@ -178,6 +178,11 @@ fence(SnBatch *batch)
 	qsort(sorted, batch->n_partitions, sizeof(SnPartition *), compare_partitions);
 	for (int i = 0; i < batch->n_partitions; i++)
 	{
+		if (i > 0 && compare_partitions(&sorted[i - 1], &sorted[i]) == 0)
+			ereport(ERROR,
+					(errcode(SN_ERRCODE("SN007")),
+					 errmsg("batch is not valid"),
+					 errdetail("It has two entries for partition %d of topic \"%s\".", sorted[i]->partition, sorted[i]->topic)));
 		sn_column_add(&columns[0], Int32GetDatum(sorted[i] - batch->partitions), false);
 		sn_column_text(&columns[1], sorted[i]->topic);
 		sn_column_add(&columns[2], Int32GetDatum(sorted[i]->partition), false);

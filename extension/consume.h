@@ -95,6 +95,7 @@ typedef struct SnKey
 	char	   *tenant_id;
 	char	   *exception_id;
 	bool		held;			/* it has a row in key_state, and we hold its lock */
+	bool		adopted;		/* the row appeared during this call: whoever made it goes on with the key */
 	char	   *topic;			/* of that row: whose queue it is */
 	int			partition;
 	char	   *event_id;		/* of that row: whom the others wait for */

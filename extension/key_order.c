@@ -224,6 +224,7 @@ adopt_key(SnBatch *batch, int index)
 				 errhint("Send the batch again.")));
 	key->blocker->outcome = SN_PARKED;
 	key->blocker = NULL;
+	key->adopted = true;
 }
 
 /*
@@ -268,11 +269,25 @@ point_key(SnBatch *batch, SnKey *key)
 	sn_execute(&park_released, values, NULL);
 }
 
+/*
+ * Whether what the key has waited for may have ended with this piece of work: due work that is over, or what was handled.
+ * A retry that was refused in the screen, or that turned out to be known, has ended nothing: a dead letter that holds the
+ * key still does.
+ */
 static bool
-key_was_handled(SnBatch *batch, SnKey *key)
+frees_key(const SnWork *work)
+{
+	if (work->outcome == SN_PARKED)
+		return false;
+	return work->pending_id != 0 || work->outcome == SN_SUCCEEDED ||
+		(work->outcome == SN_DEAD && strcmp(work->failure.step, "handle") == 0);
+}
+
+static bool
+key_was_freed(SnBatch *batch, SnKey *key)
 {
 	for (int i = 0; i < batch->n_work; i++)
-		if (batch->work[i]->key == key && batch->work[i]->outcome != SN_PARKED)
+		if (batch->work[i]->key == key && frees_key(batch->work[i]))
 			return true;
 	return false;
 }
@@ -292,7 +307,7 @@ sn_key_finish(SnBatch *batch)
 			continue;
 		if (key->blocker != NULL)
 			point_key(batch, key);
-		else if (key_was_handled(batch, key))
+		else if (!key->adopted && key_was_freed(batch, key))
 		{
 			key_values(batch, key, values);
 			sn_execute(&release_key, values, NULL);
