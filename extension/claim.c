@@ -62,6 +62,13 @@ static SnStatement waits_already = {
 	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
 };
 
+static SnStatement read_claim = {
+	.sql = "SELECT l.status FROM sentinai.event_processing_log l"
+	" WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3 AND NOT l.shadow"
+	" ORDER BY l.status = 'succeeded' DESC LIMIT 1",
+	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
+};
+
 static SnStatement update_claims = {
 	.sql = "UPDATE sentinai.event_processing_log l SET status = u.status, retry_count = u.retry_count,"
 	" processed_at = $8, last_attempt_at = CASE WHEN u.attempted THEN $8 ELSE l.last_attempt_at END,"
@@ -127,7 +134,23 @@ lose(SnWork *work, int64 hash, bool hash_known)
 	};
 }
 
-/* Within one batch the first of an identity wins; due work comes before new records. */
+static void
+index_work(SnBatch *batch, SnWork *work)
+{
+	IdentityEntry *entry;
+	bool		found;
+
+	entry = find_identity(batch, work->event.tenant_id, work->event.event_id, HASH_ENTER, &found);
+	if (found)
+		lose(work, entry->work->event.hash, true);
+	else
+		entry->work = work;
+}
+
+/*
+ * Within one batch the first of an identity wins; due work comes before new records, and a retry of a dead letter before
+ * plain copies of its event, which are duplicates wherever they stand.
+ */
 void
 sn_claim_index(SnBatch *batch)
 {
@@ -136,20 +159,15 @@ sn_claim_index(SnBatch *batch)
 
 	batch->by_identity = hash_create("sentinai identities", Max(batch->n_work, 16), &ctl,
 									 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	for (int i = 0; i < batch->n_work; i++)
-	{
-		SnWork	   *work = batch->work[i];
-		IdentityEntry *entry;
-		bool		found;
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < batch->n_work; i++)
+		{
+			SnWork	   *work = batch->work[i];
+			bool		plain = work->fresh && work->replay == NULL;
 
-		if (work->outcome != SN_TODO)
-			continue;
-		entry = find_identity(batch, work->event.tenant_id, work->event.event_id, HASH_ENTER, &found);
-		if (found)
-			lose(work, entry->work->event.hash, true);
-		else
-			entry->work = work;
-	}
+			if (work->outcome == SN_TODO && plain == (pass == 1))
+				index_work(batch, work);
+		}
 }
 
 /* A dead letter of the handle step has its claim already; its second record finds the first one waiting. */
@@ -165,6 +183,23 @@ claim_replay(SnBatch *batch, SnWork *work)
 		work->outcome = SN_DUPLICATE;
 	else
 		work->claimed = strcmp(work->replay->step, "handle") == 0;
+}
+
+/*
+ * A dead letter that was reassigned has another identity than the event that came. Its first retry claims that one as a
+ * new event does; a claim that is not of a handled event is this dead letter's, by an earlier retry.
+ */
+static void
+claim_reassigned(SnBatch *batch, SnWork *work)
+{
+	Datum		values[3] = {
+		CStringGetTextDatum(work->event.tenant_id), CStringGetTextDatum(work->event.event_id),
+		CStringGetTextDatum(batch->worker_type->name)
+	};
+
+	work->claimed = sn_execute(&read_claim, values, NULL) > 0;
+	if (work->claimed && strcmp(sn_result_text(0, 1), "succeeded") == 0)
+		work->outcome = SN_DUPLICATE;
 }
 
 static int
@@ -385,6 +420,8 @@ sn_claim(SnBatch *batch)
 
 		if (work->outcome == SN_TODO && work->fresh && work->replay != NULL)
 			claim_replay(batch, work);
+		else if (work->outcome == SN_TODO && work->replay != NULL && work->replay->reassigned)
+			claim_reassigned(batch, work);
 		if (work->outcome == SN_TODO && !work->claimed)
 			works[n++] = work;
 	}

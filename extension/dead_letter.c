@@ -932,8 +932,8 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 
 static SnStatement lock_replayed = {
 	.sql =
-		"SELECT d.id, d.retry_token::text, d.tenant_id, d.event_id, d.worker_type, d.step, d.event_timestamp, d.retry_count"
-		" FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
+		"SELECT d.id, d.retry_token::text, d.tenant_id, d.event_id, d.worker_type, d.step, d.event_timestamp, d.retry_count,"
+		" d.reassigned FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
 	.n_args = 1,
 	.args = {INT8ARRAYOID}};
 
@@ -961,6 +961,7 @@ note_row(SnReplay *replay, int row)
 	replay->step = sn_result_text(row, 6);
 	replay->event_timestamp = sn_result_time(row, 7);
 	replay->retry_count = sn_result_int32(row, 8);
+	replay->reassigned = sn_result_bool(row, 9);
 	if (token == NULL || (replay->token != NULL && pg_strcasecmp(token, replay->token) != 0))
 		return;
 	replay->state = SN_REPLAY_CURRENT;

@@ -56,6 +56,7 @@ typedef struct SnReplay
 	char *step;
 	TimestampTz event_timestamp; /* 0: none */
 	int retry_count;
+	bool reassigned; /* its identity is not the one that its event was claimed under */
 } SnReplay;
 
 /*
