@@ -118,6 +118,7 @@ typedef struct SnWork
 	bool		log;			/* the owner writes it to event_log */
 	bool		tenant_known;	/* event.tenant_id names a tenant that may own a dead letter */
 	bool		defer;			/* its tenant is suspended */
+	bool		given;			/* to the handler that is running: emit() and fail() take it */
 	SnKey	   *key;			/* NULL: belongs to no exception */
 	SnHandler  *handler;
 

@@ -41,8 +41,21 @@ sn_emit_begin(SnBatch *batch, SnWork **works, int n)
 {
 	current_batch = batch;
 	for (int i = 0; i < n; i++)
+	{
+		works[i]->given = false;
 		if (works[i]->outcome == SN_TODO)
 			works[i]->failure.error_type = NULL;
+	}
+}
+
+/*
+ * Which events the handler that runs next is given, or that it has ended: nobody else's may be failed or emitted for.
+ */
+void
+sn_emit_give(SnWork **works, int n, bool given)
+{
+	for (int i = 0; i < n; i++)
+		works[i]->given = given;
 }
 
 bool
@@ -132,7 +145,7 @@ work_of_argument(FunctionCallInfo fcinfo, const char *function)
 	tenant_id = GetAttributeByNum(event, EVENT_TENANT_ID, &tenant_null);
 	work = event_null || tenant_null ? NULL
 		: sn_work_by_identity(current_batch, TextDatumGetCString(tenant_id), TextDatumGetCString(event_id));
-	if (work == NULL || work->outcome != SN_TODO)
+	if (work == NULL || !work->given)
 		ereport(ERROR,
 				(errcode(SN_ERRCODE("SN008")),
 				 errmsg("the event of %s() is not one that is being handled", function),

@@ -25,6 +25,7 @@
 #include "guc.h"
 #include "handle.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "portability/instr_time.h"
 #include "sentinai.h"
 #include "spi.h"
@@ -55,6 +56,14 @@ static const char *const handler_settings[] = {
 /* Thread of control: set by the timer's signal handler. */
 static volatile sig_atomic_t handler_timed_out = false;
 static TimeoutId handler_timeout = MAX_TIMEOUTS;
+
+/* Whose code runs now: commands that would outlive it are refused (sn_handler_check_command). */
+static enum
+{
+	HANDLER_NONE,				/* ours */
+	HANDLER_CALLED,				/* a handler */
+	HANDLER_FIRING				/* deferred triggers of what a handler has written */
+}			handler_phase = HANDLER_NONE;
 
 /* Constraints that are deferred from the start, quoted for SET CONSTRAINTS. */
 static SnStatement read_deferred_constraints = {
@@ -221,11 +230,15 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 	SetUserIdAndSecContext(handler_role(handler),
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 	start_timer(handler);
+	handler_phase = HANDLER_CALLED;
 	prepare_handler(handler);
+	sn_emit_give(works, n, true);
 	rc = SPI_execute_plan(handler->plan, &argument, NULL, false, 0);
 	if (rc < 0)
 		elog(ERROR, "could not call the handler: %s", SPI_result_code_string(rc));
 	SPI_freetuptable(SPI_tuptable);
+	sn_emit_give(works, n, false);
+	handler_phase = HANDLER_NONE;
 	check_timer();
 	MemoryContextSwitchTo(caller);
 	SetUserIdAndSecContext(user, security);
@@ -242,10 +255,54 @@ fire_deferred(SnHandler *handler)
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
 	start_timer(handler);
+	handler_phase = HANDLER_FIRING;
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not fire deferred constraints");
+	handler_phase = HANDLER_NONE;
 	check_timer();
 	SetUserIdAndSecContext(user, security);
+}
+
+static void
+refuse_command(const char *command)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("%s is not allowed in a handler", command),
+			 errdetail("It would outlive the handler, in a session that is not the handler's role's.")));
+}
+
+/*
+ * See handle.h. A cursor WITH HOLD and triggers deferred once more would run at COMMIT, as the session's user; a prepared
+ * statement could take the place of one of the worker's.
+ */
+void
+sn_handler_check_command(Node *stmt)
+{
+	if (handler_phase == HANDLER_NONE)
+		return;
+	switch (nodeTag(stmt))
+	{
+		case T_DeclareCursorStmt:
+			if (castNode(DeclareCursorStmt, stmt)->options & CURSOR_OPT_HOLD)
+				refuse_command("DECLARE CURSOR WITH HOLD");
+			break;
+		case T_ConstraintsSetStmt:
+			if (handler_phase == HANDLER_FIRING && castNode(ConstraintsSetStmt, stmt)->deferred)
+				refuse_command("SET CONSTRAINTS DEFERRED");
+			break;
+		case T_PrepareStmt:
+			refuse_command("PREPARE");
+			break;
+		case T_DeallocateStmt:
+			refuse_command("DEALLOCATE");
+			break;
+		case T_DiscardStmt:
+			refuse_command("DISCARD");
+			break;
+		default:
+			break;
+	}
 }
 
 static bool
@@ -475,6 +532,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 		ErrorData  *error;
 
 		stop_timer();
+		handler_phase = HANDLER_NONE;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();

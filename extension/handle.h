@@ -1,12 +1,13 @@
 /*
  * handle.h
- *	  Running handlers outside of a batch: the rehearsal of dead letters.
+ *	  Running handlers outside of a batch: the rehearsal of dead letters; and what no handler may do.
  */
 #ifndef SN_HANDLE_H
 #define SN_HANDLE_H
 
 #include "postgres.h"
 #include "datatype/timestamp.h"
+#include "nodes/nodes.h"
 
 /* What a rehearsal is fed with, and what came of it. */
 typedef struct SnRehearsal
@@ -33,5 +34,8 @@ typedef struct SnRehearsal
  * The caller is connected to SPI. Raises what consume() would raise for class stop and for cancellations.
  */
 extern void sn_handle_rehearse(SnRehearsal *rehearsal);
+
+/* Raises where a handler is running that must not use this command, because the command's effect would outlive it. */
+extern void sn_handler_check_command(Node *stmt);
 
 #endif							/* SN_HANDLE_H */

@@ -2,7 +2,7 @@
  * utility.c
  *	  Commands that need a database without sessions find none of ours: DROP DATABASE, ALTER DATABASE RENAME and SET
  *	  TABLESPACE, CREATE DATABASE ... TEMPLATE. The maintenance worker of that database is stopped first and comes back
- *	  afterwards (launcher.c).
+ *	  afterwards (launcher.c). The hook that sees them also asks handle.c, which has commands that handlers must not use.
  */
 #include "sentinai.h"
 
@@ -13,6 +13,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
+#include "handle.h"
 #include "launcher.h"
 #include "utility.h"
 
@@ -85,6 +86,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 	Oid database = wanted_oid(pstmt->utilityStmt);
 	volatile bool done = false;
 
+	sn_handler_check_command(pstmt->utilityStmt);
 	if (!OidIsValid(database))
 	{
 		run_next(pstmt, query, read_only_tree, context, params, env, dest, qc);

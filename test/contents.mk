@@ -15,6 +15,7 @@ REGRESS = \
 	health \
 	metrics \
 	consume \
+	consume_hostile \
 	handle \
 	key_order \
 	circuit
