@@ -6,6 +6,7 @@
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make bench     figures
+#   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
 #   make lint      format, lists, names (make format mends the format)
 #   make clean     back to a fresh clone
@@ -30,7 +31,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg demo check bench fuzz lint format clean $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg demo check bench torture fuzz lint format clean $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -84,6 +85,9 @@ check-tap: all pg
 
 bench: deps all pg
 	@perl -I test/perl test/bench/bench.pl
+
+torture: deps all pg
+	@test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))
 
 fuzz: | build
 	@$(MAKE) -C worker fuzz

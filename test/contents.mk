@@ -23,7 +23,8 @@ REGRESS = \
 # test/pgtap/NAME.sql
 PGTAP = \
 	catalog \
-	role
+	role \
+	300_torture
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
 ISOLATION = \
@@ -66,6 +67,7 @@ GENERAL = \
 	kill \
 	poison \
 	runbook \
+	torture \
 	topic \
 	upgrade \
 	worker
