@@ -933,7 +933,7 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 static SnStatement lock_replayed = {
 	.sql =
 		"SELECT d.id, d.retry_token::text, d.tenant_id, d.event_id, d.worker_type, d.step, d.event_timestamp, d.retry_count,"
-		" d.reassigned FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
+		" d.reassigned, d.payload_raw FROM sentinai.dead_letter_queue d WHERE d.id = ANY ($1) ORDER BY d.id FOR UPDATE",
 	.n_args = 1,
 	.args = {INT8ARRAYOID}};
 
@@ -946,6 +946,23 @@ static SnStatement read_attempts = {
 static SnStatement read_token = {.sql = "SELECT d.retry_token::text FROM sentinai.dead_letter_queue d WHERE d.id = $1",
 								 .n_args = 1,
 								 .args = {INT8OID}};
+
+/* Who can read a token off the topic can't close the dead letter with bytes of his own. */
+static bool
+same_bytes(const SnReplay *replay, int row)
+{
+	bool isnull;
+	Datum value = sn_result_datum(row, 10, &isnull);
+	bytea *bytes;
+
+	if (!replay->from_topic)
+		return true;
+	if (isnull || replay->value == NULL)
+		return isnull && replay->value == NULL;
+	bytes = DatumGetByteaPP(value);
+	return VARSIZE_ANY_EXHDR(bytes) == replay->value_len &&
+		   memcmp(VARDATA_ANY(bytes), replay->value, replay->value_len) == 0;
+}
 
 /* What the dead letter's row says about a replay: its identity, and whether it is the one under way. */
 static void
@@ -962,6 +979,9 @@ note_row(SnReplay *replay, int row)
 	replay->event_timestamp = sn_result_time(row, 7);
 	replay->retry_count = sn_result_int32(row, 8);
 	replay->reassigned = sn_result_bool(row, 9);
+	replay->foreign = !same_bytes(replay, row);
+	if (replay->foreign)
+		return;
 	if (token == NULL || (replay->token != NULL && pg_strcasecmp(token, replay->token) != 0))
 		return;
 	replay->state = SN_REPLAY_CURRENT;
@@ -973,6 +993,7 @@ static void
 note_attempt(SnReplay *replay, int row)
 {
 	if (sn_result_int64(row, 1) != replay->dlq_id || replay->token == NULL || replay->state != SN_REPLAY_UNKNOWN ||
+		replay->foreign ||
 		pg_strcasecmp(sn_result_text(row, 2), replay->token) != 0)
 		return;
 	replay->state = SN_REPLAY_USED;

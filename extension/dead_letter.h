@@ -37,7 +37,7 @@ typedef struct SnDeadLetter
 
 typedef enum SnReplayState
 {
-	SN_REPLAY_UNKNOWN, /* dlq_history knows no such attempt: the headers are ignored */
+	SN_REPLAY_UNKNOWN, /* dlq_history knows no such attempt, or the bytes are others: the headers are ignored */
 	SN_REPLAY_USED,	   /* an old or used token, or the dead letter is gone: the record is a duplicate */
 	SN_REPLAY_CURRENT  /* the attempt that the dead letter waits for */
 } SnReplayState;
@@ -47,6 +47,9 @@ typedef struct SnReplay
 {
 	int64 dlq_id;
 	const char *token; /* as in the header; NULL: in the database, the dead letter's current one */
+	bool from_topic;   /* anybody could have written it: its bytes have to be the dead letter's */
+	const char *value; /* then the record's bytes; NULL: a tombstone */
+	int value_len;
 
 	/* out; for SN_REPLAY_USED as far as it is still known: worker_type, step and tenant_id always are */
 	SnReplayState state;
@@ -56,6 +59,7 @@ typedef struct SnReplay
 	char *step;
 	TimestampTz event_timestamp; /* 0: none */
 	int retry_count;
+	bool foreign;	 /* the dead letter is there, and its bytes are others */
 	bool reassigned; /* its identity is not the one that its event was claimed under */
 } SnReplay;
 

@@ -405,6 +405,9 @@ replay_of(const SnRecord *record)
 	if (errno != 0 || *end != '\0' || end == text)
 		return NULL;
 	replay->token = pnstrdup(token->value.data, token->value.len);
+	replay->from_topic = true;
+	replay->value = record->value.data;
+	replay->value_len = record->value.len;
 	return strspn(replay->token, "0123456789abcdefABCDEF-") == 36 ? replay : NULL;
 }
 

@@ -147,6 +147,33 @@ SELECT pg_temp.send(pg_temp.event('moved', tenant => 'hostile_b'));
 SELECT tenant_id, event_id FROM hostile.done WHERE event_id IN ('moved', 'known') ORDER BY n;
 
 --
+-- Who has seen a token can't close the dead letter with bytes of his own: they are an event like any other
+--
+INSERT INTO hostile.bad VALUES ('token', 'validation_error');
+SELECT pg_temp.send(pg_temp.event('token'));
+DELETE FROM hostile.bad;
+SELECT status FROM dlq_retry(pg_temp.dead('token'));
+SELECT pg_temp.send(ROW('', 0, 0, 0, '2026-01-01', 'key', (pg_temp.retry('token')).headers, pg_temp.value('forged', NULL, '{}', 'hostile_b'))::sentinai.record);
+SELECT status FROM dead_letter_queue WHERE event_id = 'token';
+SELECT pg_temp.send(pg_temp.retry('token'));
+SELECT status FROM dead_letter_queue WHERE event_id = 'token';
+SELECT tenant_id, event_id FROM hostile.done WHERE event_id IN ('token', 'forged') ORDER BY n;
+
+--
+-- A key whose blocking event was deleted by hand goes on (in one transaction, since maintenance does the same)
+--
+INSERT INTO hostile.bad VALUES ('gone', 'transient');
+SELECT pg_temp.send(pg_temp.event('gone', 'G'), pg_temp.event('left', 'G'));
+BEGIN;
+SELECT key_check();
+DELETE FROM event_pending WHERE event_id = 'gone';
+SELECT key_check();
+COMMIT;
+SELECT pg_temp.tick();
+SELECT event_id FROM hostile.done WHERE event_id = 'left';
+TABLE keys;
+
+--
 -- A handler speaks for the events that it was given, and for no others of the batch
 --
 SELECT pg_temp.send(pg_temp.event('stranger', payload => '{"victim": "victim"}', type => 'HostileTry'),

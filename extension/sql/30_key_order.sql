@@ -126,3 +126,48 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.key_release(text, text, text) IS
 	'Lets the events of an exception go on for a worker type: what is parked is released in its order, at most 100 at a time; an empty queue ends the key''s row. Does nothing while another event of the key is unfinished. Called when a batch or an operator has settled the event that the others waited for.';
+
+-- A key without anybody that it waits for: somebody deleted the event from event_pending by hand.
+CREATE FUNCTION sentinai.key_is_stuck(tenant_id text, exception_id text, worker_type text) RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM sentinai.key_state k
+					WHERE (k.tenant_id, k.exception_id, k.worker_type) = ($1, $2, $3)
+					  AND NOT EXISTS (SELECT FROM sentinai.dead_letter_queue d
+									   WHERE d.id = k.dlq_id AND d.status IN ('pending', 'retrying')))
+	   AND NOT EXISTS (SELECT FROM sentinai.event_pending p
+						WHERE (p.tenant_id, p.exception_id, p.worker_type) = ($1, $2, $3) AND p.status <> 'parked')
+$$;
+COMMENT ON FUNCTION sentinai.key_is_stuck(text, text, text) IS
+	'Internal: the key is blocked, and neither an event that waits to be handled nor an open dead letter blocks it.';
+
+CREATE FUNCTION sentinai.key_check() RETURNS bigint
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+DECLARE
+	stuck		record;
+	released	bigint := 0;
+BEGIN
+	FOR stuck IN
+		SELECT k.tenant_id, k.exception_id, k.worker_type, k.event_id FROM sentinai.key_state k
+		 WHERE sentinai.key_is_stuck(k.tenant_id, k.exception_id, k.worker_type)
+		 ORDER BY k.tenant_id, k.exception_id, k.worker_type
+	LOOP
+		-- Once more under the lock of whoever handles the key.
+		PERFORM FROM sentinai.key_state k
+		  WHERE (k.tenant_id, k.exception_id, k.worker_type) = (stuck.tenant_id, stuck.exception_id, stuck.worker_type)
+			FOR UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND OR NOT sentinai.key_is_stuck(stuck.tenant_id, stuck.exception_id, stuck.worker_type);
+		RAISE LOG USING
+			MESSAGE = format('exception "%s" of tenant "%s" goes on for worker type "%s"', stuck.exception_id, stuck.tenant_id, stuck.worker_type),
+			DETAIL = format('It was blocked by event "%s", which is neither in event_pending nor an open dead letter.', stuck.event_id);
+		PERFORM sentinai.key_release(stuck.tenant_id, stuck.exception_id, stuck.worker_type);
+		released := released + 1;
+	END LOOP;
+	RETURN released;
+END
+$$;
+COMMENT ON FUNCTION sentinai.key_check() IS
+	'Duty: lets exceptions go on whose blocking event somebody has deleted from event_pending by hand, and says so in the server''s log. Returns how many.';
