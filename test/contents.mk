@@ -23,8 +23,7 @@ REGRESS = \
 # test/pgtap/NAME.sql
 PGTAP = \
 	catalog \
-	role \
-	300_torture
+	role
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
 ISOLATION = \
@@ -54,7 +53,8 @@ TAP = \
 	140_poison \
 	150_topic \
 	200_runbook \
-	210_docs
+	210_docs \
+	300_torture
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
