@@ -39,9 +39,6 @@
 PG_FUNCTION_INFO_V1(sn_consume);
 PG_FUNCTION_INFO_V1(sn_consume_records);
 
-/* A call that would need too many slices is to be sent again in calls of this many events, which never need more. */
-#define SPLIT_SIZE 50
-
 /*
  * Our own statements look a few hundred keys up in tables that may be empty at one call and huge at the next: index
  * lookups from generic plans are right at both ends.
@@ -69,11 +66,12 @@ static SnStatement lock_partitions = {
 
 /* Gives a batch up: the answer says to send smaller ones. */
 void
-sn_split(void)
+sn_split(SnBatch *batch, int size)
 {
+	batch->split_size = size;
 	ereport(ERROR,
 			(errcode(SN_ERRCODE("SN030")),
-			 errmsg("batch needs too many subtransactions")));
+			 errmsg("batch is too large to be handled in one transaction")));
 }
 
 static void
@@ -278,7 +276,7 @@ run_batch(SnBatch *batch, FunctionCallInfo fcinfo)
 	refuse_deferred_rows(batch);
 	stop = try_steps(batch, &split);
 	if (split)
-		return sn_answer(batch, fcinfo, NULL, Max(1, Min(SPLIT_SIZE, batch->max_events / 2)), false);
+		return sn_answer(batch, fcinfo, NULL, Max(1, Min(batch->split_size, batch->max_events / 2)), false);
 	return sn_answer(batch, fcinfo, stop, 0, false);
 }
 

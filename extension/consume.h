@@ -166,6 +166,8 @@ typedef struct SnBatch
 	SnKey	  **keys;			/* sorted */
 	List	   *emits;			/* SnEmit, those of rolled back slices removed */
 	int			n_slices;		/* committed subtransactions so far */
+	TimestampTz handling_since; /* of the handle step */
+	int			split_size;		/* of a batch that was given up: send as many at most */
 	int			n_due;
 	int			n_skipped;		/* records behind our position */
 } SnBatch;
@@ -227,7 +229,7 @@ extern void sn_settle(SnBatch *batch);
 /* answer.c */
 extern Datum sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload);
 
-/* consume.c: gives the batch up, with the answer "send smaller ones". */
-pg_attribute_noreturn() extern void sn_split(void);
+/* consume.c: gives the batch up, with the answer "send at most so many". */
+pg_attribute_noreturn() extern void sn_split(SnBatch *batch, int size);
 
 #endif							/* SN_CONSUME_H */

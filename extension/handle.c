@@ -42,8 +42,18 @@
 #include "utils/timeout.h"
 #include "utils/typcache.h"
 
-/* A backend caches 64 subtransactions; more make every snapshot of every session slower. */
+/*
+ * A backend caches 64 subtransactions; more make every snapshot of every session slower. Batches of this many events never
+ * need more.
+ */
 #define MAX_SLICES 50
+
+/*
+ * The handlers of one call may take this many of their time-outs together, and this long in any case; see check_budget().
+ * More than the circuit breaker waits for: where all fail alike it ends the call earlier.
+ */
+#define BUDGET_TIMEOUTS 25
+#define BUDGET_MIN_MS 2000
 
 /* A known culprit is taken out and the slice run again this often, then the slice is cut. */
 #define MAX_RERUNS 3
@@ -104,13 +114,19 @@ on_handler_timeout(void)
 	SetLatch(MyLatch);
 }
 
+static int
+timeout_of(const SnHandler *handler)
+{
+	return handler->timeout_ms > 0 ? handler->timeout_ms : sn_handler_timeout_ms;
+}
+
 static void
 start_timer(const SnHandler *handler)
 {
 	if (handler_timeout == MAX_TIMEOUTS)
 		handler_timeout = RegisterTimeout(USER_TIMEOUT, on_handler_timeout);
 	handler_timed_out = false;
-	enable_timeout_after(handler_timeout, handler->timeout_ms > 0 ? handler->timeout_ms : sn_handler_timeout_ms);
+	enable_timeout_after(handler_timeout, timeout_of(handler));
 }
 
 static void
@@ -353,6 +369,25 @@ share_time(SnWork **works, int n, instr_time since)
 		works[i]->seconds = INSTR_TIME_GET_DOUBLE(now) / n;
 }
 
+/*
+ * Many events that run out of time, or are slow, would hold the transaction and its partitions for hours: the batch is
+ * given up, and the next one has half of what was done until now. One record and one piece of due work are always done, so
+ * it goes on. called: handler calls of this run.
+ */
+static void
+check_budget(Slice *slice, const SnHandler *handler, int called)
+{
+	SnBatch    *batch = slice->batch;
+	int64		budget_ms = Max((int64) timeout_of(handler) * BUDGET_TIMEOUTS, BUDGET_MIN_MS);
+	int			done = called;
+
+	if (batch->n_work <= 2 || GetCurrentTimestamp() - batch->handling_since < budget_ms * 1000)
+		return;
+	for (int i = 0; i < batch->n_work; i++)
+		done += batch->work[i]->handler != NULL && !to_handle(batch->work[i]);
+	sn_split(batch, done / 2);
+}
+
 /* One handler's events of one wave. */
 static void
 call_group(Slice *slice, SnHandler *handler, int *members, int n)
@@ -364,6 +399,7 @@ call_group(Slice *slice, SnHandler *handler, int *members, int n)
 		works[i] = slice->works[members[i]];
 	if (handler->set_based)
 	{
+		check_budget(slice, handler, 0);
 		INSTR_TIME_SET_CURRENT(start);
 		slice->calling = n == 1 ? members[0] : -1;
 		call_handler(handler, works, n);
@@ -372,6 +408,7 @@ call_group(Slice *slice, SnHandler *handler, int *members, int n)
 	}
 	for (int i = 0; i < n; i++)
 	{
+		check_budget(slice, handler, i);
 		INSTR_TIME_SET_CURRENT(start);
 		slice->calling = members[i];
 		call_handler(handler, &works[i], 1);
@@ -445,7 +482,7 @@ static bool
 must_rethrow(const ErrorData *error, const SnFailure *failure)
 {
 	return (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !handler_timed_out) ||
-		failure->error_class == SN_CLASS_STOP;
+		error->sqlerrcode == SN_ERRCODE("SN030") || failure->error_class == SN_CLASS_STOP;
 }
 
 static void
@@ -588,7 +625,7 @@ settle_slice(Slice *slice)
 		if (to_handle(slice->works[i]))
 			slice->works[i]->outcome = SN_SUCCEEDED;
 	if (++slice->batch->n_slices > MAX_SLICES)
-		sn_split();
+		sn_split(slice->batch, MAX_SLICES);
 	restore_constraints();
 }
 
@@ -704,6 +741,7 @@ sn_handle(SnBatch *batch)
 			works[n++] = batch->work[i];
 	if (n == 0)
 		return;
+	batch->handling_since = GetCurrentTimestamp();
 	run_slice(batch, works, n);
 	clean_session(batch);
 }

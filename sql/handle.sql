@@ -182,6 +182,20 @@ SELECT pg_temp.send(VARIADIC (SELECT array_agg(format('u%s HandBatch', i)) FROM 
 SELECT count(*) FROM hand_test.done WHERE event_id LIKE 'u%';
 
 --
+-- More events that run out of time than one transaction may wait for: the same, and a call of one always gets on
+--
+UPDATE event_pending SET next_attempt_at = 'infinity' WHERE worker_type = 'hand' AND status = 'retrying';
+INSERT INTO hand_test.odd SELECT 'v' || i, 'sleep' FROM generate_series(1, 99, 2) i;
+SET sentinai.handler_timeout = '100ms';
+SELECT regexp_replace(pg_temp.send(VARIADIC (SELECT array_agg(format('v%s HandPlain', i)) FROM generate_series(1, 100) i)),
+	'split ([1-4]?[0-9])$', 'split to less than 50');
+SELECT count(*) FROM event_processing_log WHERE event_id LIKE 'v%';
+SELECT pg_temp.send('v1 HandPlain') LIKE '%split%';
+SELECT status FROM event_processing_log WHERE event_id = 'v1';
+UPDATE event_pending SET next_attempt_at = 'infinity' WHERE worker_type = 'hand' AND status = 'retrying';
+RESET sentinai.handler_timeout;
+
+--
 -- Two handlers, one key: waves keep the order
 --
 TRUNCATE hand_test.done;
