@@ -252,6 +252,44 @@ SELECT pg_temp.send('cons_first', pg_temp.ev('P4', 'ConsumeBoth', 'cons_a', 'X')
 SELECT count(*) FROM consume_test.seen WHERE event_id = 'P4';
 
 --
+-- A dead letter of an event that nothing else knows any more (its log and its claim are past their retention) can be replayed
+--
+CREATE FUNCTION consume_test.shut(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM sentinai.fail(e, 'validation_error', 'shut');
+END $$;
+GRANT EXECUTE ON FUNCTION consume_test.shut TO sentinai_handler;
+SELECT handler_add('cons_first', 'ConsumeFirst', 'consume_test.shut');
+SELECT pg_temp.send('cons_first', pg_temp.ev('gone', 'ConsumeFirst', 'cons_a', 'GONE'));
+SELECT handler_add('cons_first', 'ConsumeFirst', 'consume_test.first');
+DELETE FROM event_log WHERE event_id = 'gone';
+DELETE FROM event_processing_log WHERE event_id = 'gone';
+SELECT id AS gone FROM dead_letter_queue WHERE event_id = 'gone' \gset
+SELECT via FROM dlq_retry(:gone);
+SELECT pg_temp.counts(c) FROM kafka_offset k, outbox o, consume('cons_first', 'cons_first', ARRAY[
+	ROW('cons', 0, k.next_offset, k.epoch, now(), o.key, o.headers, o.value)]::sentinai.record[]) c
+ WHERE k.group_id = 'cons_first' AND k.partition = 0 AND o.dlq_id = :gone;
+SELECT status FROM dead_letter_queue WHERE id = :gone;
+SELECT count(*) FROM consume_test.seen WHERE event_id = 'gone';
+
+--
+-- The topic gets another owner: that one refuses and logs from then on, and the old one no longer
+--
+SELECT worker_type_own('nobody');
+SELECT handler_version('cons_first') AS first, handler_version('cons_second') AS second \gset
+SELECT worker_type_own('cons_second');
+\echo -- running workers of both are to read the topic with other eyes
+SELECT handler_version('cons_first') <> :first, handler_version('cons_second') <> :second;
+SELECT name, owns_topic FROM worker_type_effective WHERE topic = 'cons' ORDER BY name;
+SELECT pg_temp.send('cons_first', 'neither', pg_temp.ev('O1', 'ConsumeNobody', 'cons_a', 'O'), pg_temp.ev('O2', 'ConsumeUnheard', 'cons_a', 'O'));
+SELECT pg_temp.send('cons_second', 'neither', pg_temp.ev('O1', 'ConsumeNobody', 'cons_a', 'O'), pg_temp.ev('O2', 'ConsumeUnheard', 'cons_a', 'O'));
+SELECT worker_type, error_type, event_id, convert_from(payload_raw, 'UTF8') = 'neither' AS raw FROM dead_letter_queue
+ WHERE event_id = 'O2' OR payload_raw = 'neither' ORDER BY id;
+SELECT count(*) FROM event_log WHERE event_id = 'O1';
+SELECT worker_type_own('cons_first');
+SELECT name, owns_topic FROM worker_type_effective WHERE topic = 'cons' ORDER BY name;
+
+--
 -- A list of handlers that changed
 --
 SELECT handler_version('cons_second') AS before \gset
