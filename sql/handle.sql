@@ -189,9 +189,9 @@ INSERT INTO hand_test.odd SELECT 'v' || i, 'sleep' FROM generate_series(1, 99, 2
 SET sentinai.handler_timeout = '100ms';
 SELECT regexp_replace(pg_temp.send(VARIADIC (SELECT array_agg(format('v%s HandPlain', i)) FROM generate_series(1, 100) i)),
 	'split ([1-4]?[0-9])$', 'split to less than 50');
-SELECT count(*) FROM event_processing_log WHERE event_id LIKE 'v%';
+SELECT count(*) FROM event_processing_log WHERE event_id LIKE 'v%' AND worker_type = 'hand';
 SELECT pg_temp.send('v1 HandPlain') LIKE '%split%';
-SELECT status FROM event_processing_log WHERE event_id = 'v1';
+SELECT status FROM event_processing_log WHERE event_id = 'v1' AND worker_type = 'hand';
 UPDATE event_pending SET next_attempt_at = 'infinity' WHERE worker_type = 'hand' AND status = 'retrying';
 RESET sentinai.handler_timeout;
 
