@@ -28,12 +28,18 @@ line(bool good, const char *what, const char *format, ...)
 }
 
 static bool
-error_line(const char *what, const DbError *error)
+hint_line(const DbError *error)
 {
-	line(false, what, "%s %s", error->message, error->detail);
 	if (error->hint[0] != '\0')
 		printf("        hint        %s\n", error->hint);
 	return false;
+}
+
+static bool
+error_line(const char *what, const DbError *error)
+{
+	line(false, what, "%s%s%s", error->message, error->detail[0] != '\0' ? ". " : "", error->detail);
+	return hint_line(error);
 }
 
 /* ---- the database ---- */
@@ -47,7 +53,7 @@ check_server(Worker *w, Db *db)
 	if (!db_try_connect(db))
 	{
 		line(false, "database", "%s: %s", shown, db_error(db)->message);
-		return false;
+		return hint_line(db_error(db));
 	}
 	return line(true, "database", "%s, PostgreSQL %s", shown, PQparameterStatus(db_raw(db), "server_version"));
 }

@@ -719,8 +719,10 @@ config_help_markdown(FILE *out)
 	fputs(
 		"# Settings of sentinai-worker\n\n"
 		"Made by `sentinai-worker --help-markdown`; the source is `options[]` in `worker/config.c`.\n\n"
-		"Every setting is a variable of the environment or a flag; a flag wins. An empty variable counts as not set. A setting\n"
-		"that is unknown, out of range or contradicts another is refused at start, with one line that says what to write.\n\n"
+		"Every setting is a variable of the environment or a flag; a flag wins. An empty variable counts as not set. A value\n"
+		"that is out of range or contradicts another, an unknown flag and an unknown property of librdkafka are refused at start,\n"
+		"with one line that says what to write. A variable of another name may be another program's, so a misspelt one is ignored:\n"
+		"the start line and `--check` say what counts.\n\n"
 		"| variable | flag | values | default | what it does |\n| --- | --- | --- | --- | --- |\n",
 		out);
 	for (int i = 0; i < N_OPTIONS; i++)

@@ -109,7 +109,7 @@ error_result(Db *db, const PGresult *res)
 /* ---- state of the connection, for the process ---- */
 
 static void
-count_down(Db *db, const char *reason)
+count_down(Db *db, const char *reason, const char *hint)
 {
 	if (!db->down)
 	{
@@ -121,7 +121,7 @@ count_down(Db *db, const char *reason)
 		db->up = false;
 		atomic_fetch_sub(&db->w->connections_up, 1);
 	}
-	health_bad(db->w, HEALTH_DATABASE, reason, NULL);
+	health_bad(db->w, HEALTH_DATABASE, reason, hint);
 }
 
 static void
@@ -166,7 +166,7 @@ lose(Db *db)
 	close_session(db);
 	db->error.lost = true;
 	db->error.kind = DB_INFRASTRUCTURE;
-	count_down(db, db->error.message);
+	count_down(db, db->error.message, db->error.hint);
 }
 
 /* ---- waiting ---- */
@@ -359,6 +359,8 @@ setup_session(Db *db)
 	DbParam param = DB_TEXT(db->w->config.allow_future_schema ? "on" : "off");
 	PGresult *res = db_query(db, sql, 1, &param);
 
+	if (res == NULL && strcmp(db->error.sqlstate, "42501") == 0)
+		snprintf(db->error.hint, sizeof(db->error.hint), "GRANT sentinai_worker TO \"%s\"", PQuser(db->conn));
 	PQclear(res);
 	return res != NULL;
 }
@@ -384,7 +386,7 @@ attempt_failed(Db *db)
 		db->backoff_ms = BACKOFF_MAX_MS;
 	db->next_attempt_ms = now_ms() + with_jitter(db->backoff_ms);
 	if (!worker_stopping(db->w))
-		count_down(db, why.message);
+		count_down(db, why.message, why.hint);
 }
 
 bool

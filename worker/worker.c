@@ -285,7 +285,7 @@ type_refused(Worker *w, const DbError *why, char *error, size_t size)
 {
 	if (strcmp(why->sqlstate, "SN002") == 0 || strcmp(why->sqlstate, "SN003") == 0)
 	{
-		snprintf(error, size, "%s%s%s", why->message, why->hint[0] ? ": " : "", why->hint);
+		snprintf(error, size, "%s. %s%s%s", why->message, why->detail, why->detail[0] ? " " : "", why->hint);
 		return -1;
 	}
 	if (!why->lost)

@@ -79,7 +79,9 @@ like(Sentinai::Test::run($program, '--version'), qr/^sentinai-worker \d+\.\d+/, 
 
 my %both = (DATABASE_URL => $t->{worker_url}, KAFKA_BOOTSTRAP_SERVERS => $t->bootstrap);
 refused(qr/WORKER_TYPE is not set: write WORKER_TYPE=/, 'no worker type', %both);
-refused(qr/worker type \\"nonsense\\" is not known/, 'unknown worker type', %both, WORKER_TYPE => 'nonsense');
+refused(
+	qr/worker type \\"nonsense\\" is not known\. Known are: .*\bintake\b/,
+	'unknown worker type', %both, WORKER_TYPE => 'nonsense');
 refused(
 	qr/SELECT sentinai\.worker_type_group\('intake', 'other'\) changes it/,
 	'another group', %both, WORKER_TYPE => 'intake', GROUP_ID => 'other');
@@ -92,6 +94,9 @@ like($out, qr/^MISSING kafka/m, '--check without a broker');
 ($status, $out) = check(WORKER_TYPE => 'intake', DATABASE_URL => 'postgresql://u:hush@127.0.0.1:1/x');
 like($out, qr/^MISSING database\s+u\@127\.0\.0\.1:1\/x: .*refused/m, '--check without a database');
 unlike($out, qr/hush/, 'shows no password');
+$t->sql("CREATE ROLE not_ours LOGIN PASSWORD 'x'");
+($status, $out) = check(WORKER_TYPE => 'intake', DATABASE_URL => $t->{worker_url} =~ s{//[^@]*@}{//not_ours:x@}r);
+like($out, qr/^MISSING database.*\n\s+hint\s+GRANT sentinai_worker TO "not_ours"/m, '--check of a login without the role');
 
 # ---------------------------------------------------------------- both sides are down, then come
 
