@@ -80,7 +80,7 @@ check-unit:
 	@test/check unit
 check-regress check-pgtap check-isolation: check-%: pg
 	@test/check $*
-check-tap: all pg
+check-tap: deps all pg
 	@test/check tap
 
 bench: deps all pg
