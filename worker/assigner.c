@@ -224,6 +224,19 @@ answered(Consume *c, const Ask *ask, const PGresult *res)
 	pthread_mutex_unlock(&c->lock);
 }
 
+/* Somebody may have moved the broker's commit and now wonders. Behind us it may also be what a killed process left. */
+static void
+note_commit(const Ask *ask, const BrokerView *view, const PGresult *res)
+{
+	int64_t next_offset = db_int(res, 0, "next_offset", -1);
+
+	if (view->committed >= 0 && view->committed != next_offset)
+		log_info("the group's commit at the broker is not the position; the database's position counts",
+				 F_TEXT("topic", ask->topic), F_INT("partition", ask->number), F_INT("committed", view->committed),
+				 F_INT("position", next_offset),
+				 F_TEXT("hint", "SELECT * FROM sentinai.offset_reset(...) moves the position"));
+}
+
 static void
 locate(Consume *c, Db *db, const Ask *ask)
 {
@@ -237,7 +250,10 @@ locate(Consume *c, Db *db, const Ask *ask)
 		if (!ask->report_gap || report_gap(c, db, ask, &view))
 			res = call_assign(c, db, ask, &view);
 		if (res != NULL)
+		{
+			note_commit(ask, &view, res);
 			answered(c, ask, res);
+		}
 		else
 			ask_later(c, ask, db_error(db)->lost ? NULL : db_error(db)->message, db_error(db)->hint);
 		PQclear(res);

@@ -71,6 +71,13 @@ is(ask('SELECT count(*) FROM offset_gap'), '0', 'nothing was loud');
 
 wait_sql('SELECT count(*) FROM outbox o WHERE o.id > (SELECT w.id FROM outbox_watermark w WHERE w.topic = o.topic)', '0', 'all is published');
 is($worker{intake}->stop, 0, 'intake stops');
+$t->kafka('commit', 'intake-workers', 'exceptions', 2, 3);
+$worker{intake}->start;
+$worker{intake}->wait_log(qr/msg="the group's commit at the broker is not the position[^"]*" .*partition=2 committed=3 position=\d+ hint=/);
+$t->wait_for('our commit to be back', sub { $t->kafka('describe', 'intake-workers') !~ /^exceptions\s+2\s+3\s/m });
+is(ask(q{SELECT count(*) FROM event_processing_log WHERE worker_type = 'intake' AND event_type = 'ExceptionIngested'}), '51',
+	'a commit that was moved at the broker moves nothing, and the log says so');
+is($worker{intake}->stop, 0, 'intake stops again');
 my $next = ask(q{SELECT next_offset FROM kafka_offset WHERE group_id = 'intake-workers' AND partition = 0});
 $t->kafka('delete-topic', 'exceptions');
 $t->wait_for('the topic to be gone', sub { $t->kafka('topics') !~ /^exceptions\b/m });
