@@ -35,6 +35,7 @@ PG_FUNCTION_INFO_V1(sn_dlq_retry);
 PG_FUNCTION_INFO_V1(sn_dlq_retry_batch);
 PG_FUNCTION_INFO_V1(sn_dlq_discard);
 PG_FUNCTION_INFO_V1(sn_dlq_retry_lost);
+PG_FUNCTION_INFO_V1(sn_dlq_retry_refused);
 
 /* ---------- the states ---------- */
 
@@ -928,6 +929,23 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* dlq_retry_refused(id, message): the record of the attempt under way can't be published; called by outbox_refuse() */
+Datum
+sn_dlq_retry_refused(PG_FUNCTION_ARGS)
+{
+	int64 id = PG_GETARG_INT64(0);
+	DeadLetterChange change = {.action = "replay_failed",
+							   .error_type = "publish_refused",
+							   .error_message = text_to_cstring(PG_GETARG_TEXT_PP(1)),
+							   .more_retries = 1};
+
+	SPI_connect();
+	lock_for(id, DEAD_LETTER_PENDING);
+	dead_letter_set_state(id, DEAD_LETTER_PENDING, &change);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
 /* ---------- what consume() does with the record of a retry ---------- */
 
 static SnStatement lock_replayed = {
@@ -993,8 +1011,7 @@ static void
 note_attempt(SnReplay *replay, int row)
 {
 	if (sn_result_int64(row, 1) != replay->dlq_id || replay->token == NULL || replay->state != SN_REPLAY_UNKNOWN ||
-		replay->foreign ||
-		pg_strcasecmp(sn_result_text(row, 2), replay->token) != 0)
+		replay->foreign || pg_strcasecmp(sn_result_text(row, 2), replay->token) != 0)
 		return;
 	replay->state = SN_REPLAY_USED;
 	if (replay->worker_type == NULL)

@@ -18,7 +18,8 @@
  * No LWLock is held across nextval. PREPARE TRANSACTION is refused for who has emitted: its slot would be lost.
  *
  * The three tables. Row outbox_state.current says which one is written to. A writer reads it by the newest snapshot after
- * it has filled its slot; that is what outbox_rotate() (sql/45_outbox.sql) relies on when it truncates a table.
+ * it has filled its slot; that is what outbox_rotate() (sql/45_outbox.sql) relies on when it truncates a table. What a topic
+ * that takes nothing still needs of such a table moves to outbox_blocked, which is read with the three.
  *
  * The publisher's cursor, where its last read ended, is this session's; watermarks, up to where each topic is published,
  * are rows.
@@ -70,6 +71,7 @@
 	"  FROM sentinai.outbox o" \
 	" WHERE o.id > $1 AND o.id <= $2" \
 	"   AND o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0)" \
+	"   AND o.topic <> ALL ($4)" \
 	" ORDER BY o.id LIMIT $3"
 #define READ_COLUMNS 8
 #define READ_HEADERS 4 /* column numbers, from 0 */
@@ -567,7 +569,7 @@ read_rows(ReturnSetInfo *rsinfo, Portal portal, int64 max_bytes, bool *complete)
 	}
 }
 
-/* outbox_read(max_rows integer, max_bytes integer) */
+/* outbox_read(max_rows integer, max_bytes integer, skip_topics text[]) */
 PG_FUNCTION_INFO_V1(sn_outbox_read);
 Datum
 sn_outbox_read(PG_FUNCTION_ARGS)
@@ -575,9 +577,9 @@ sn_outbox_read(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	int32 max_rows = PG_GETARG_INT32(0);
 	int32 max_bytes = PG_GETARG_INT32(1);
-	Oid types[3] = {INT8OID, INT8OID, INT4OID};
+	Oid types[] = {INT8OID, INT8OID, INT4OID, TEXTARRAYOID};
 	int64 upto = horizon();
-	Datum args[3];
+	Datum args[lengthof(types)];
 	Portal portal;
 	bool complete;
 	int rows;
@@ -590,10 +592,11 @@ sn_outbox_read(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (read_plan == NULL)
-		read_plan = prepare(READ_QUERY, 3, types);
+		read_plan = prepare(READ_QUERY, lengthof(types), types);
 	args[0] = Int64GetDatum(Max(read_cursor, 0));
 	args[1] = Int64GetDatum(upto);
 	args[2] = Int32GetDatum(max_rows);
+	args[3] = PG_GETARG_DATUM(2);
 	portal = SPI_cursor_open(NULL, read_plan, args, NULL, false);
 	flush_wal();
 	rows = read_rows(rsinfo, portal, max_bytes, &complete);

@@ -34,13 +34,13 @@ ISOLATION = \
 	claim \
 	config \
 	fence \
-	dead_letter \
-	circuit
+	dead_letter
 
 # test/t/NNN_NAME.pl
 TAP = \
 	010_upgrade \
 	110_publish \
+	112_blocked \
 	120_http \
 	020_dump \
 	030_activation \
@@ -59,6 +59,7 @@ TAP = \
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
+	blocked \
 	catalog \
 	circle \
 	docs \

@@ -15,7 +15,9 @@
  *	the session ends		forget the entries, connect, lock, read from the watermarks
  *	the database refuses	back off, call again; entries are kept
  *	the broker is away		librdkafka keeps the records (no time-out) and the window of WINDOW_ROWS fills up
- *	a record is refused		its topic is blocked from there on for a while, other topics go on
+ *	a topic is refused		(it is missing, we may not write to it) it is blocked for a while, other topics go on
+ *	a record is refused		for good, by a batch of it alone: the watermark passes it, it goes to outbox_failed or, as a
+ *							dead letter's retry, back to pending; before that it is sent alone, since a batch is refused whole
  *	the producer fails		(a fatal error, or a record lost by no fault of its own) another one, from the watermarks
  * Order holds in all of them: within a producer, a failure that would leave a gap is fatal (enable.gapless.guarantee), and
  * nothing of a topic is sent past a failed record of it.
@@ -55,8 +57,9 @@
 #define SILENCE_MS 5000	   /* without any delivery report while records wait: health is degraded */
 #define BACKOFF_MIN_MS 500 /* after an error of the database or the producer */
 #define BACKOFF_MAX_MS 30000
-#define DRAIN_MS 10000 /* a failed producer gives back its records within this */
-#define REST_MS 1000   /* a stopping publisher reads no longer than this */
+#define DRAIN_MS 10000	 /* a failed producer gives back its records within this */
+#define METADATA_MS 2000 /* a broker answers within this, or the question is put again later */
+#define REST_MS 1000	 /* a stopping publisher reads no longer than this */
 /* librdkafka's highest: a dead letter goes back as large as it came, and the topic says what is too large for it */
 #define MESSAGE_MAX_BYTES "1000000000"
 
@@ -87,7 +90,8 @@ static const DbStatement statement_lock = {
 
 static const DbStatement statement_read = {
 	"publish_read",
-	"SELECT id, topic, partition, key, headers, value, dlq_id, dlq_token::text FROM sentinai.outbox_read($1, $2)", 2};
+	"SELECT id, topic, partition, key, headers, value, dlq_id, dlq_token::text FROM sentinai.outbox_read($1, $2, $3::text[])",
+	3};
 
 static const DbStatement statement_rewind = {"publish_rewind", "SELECT sentinai.outbox_rewind()", 0};
 
@@ -96,8 +100,8 @@ static const DbStatement statement_wait = {"publish_wait", "CALL sentinai.outbox
 static const DbStatement statement_advance = {
 	"publish_advance",
 	"SELECT sentinai.outbox_advance($1::text[], $2::bigint[], $3::bigint[], $4::uuid[], $5::text[], $6::integer[],"
-	" $7::bigint[])",
-	7};
+	" $7::bigint[], $8::bigint[], $9::text[], $10::text[])",
+	10};
 
 /* Columns of statement_read. */
 enum
@@ -174,6 +178,49 @@ is_refusal(rd_kafka_resp_err_t error)
 	}
 }
 
+/*
+ * Whether no later try of the same record can go well, as far as the error alone says.
+ *
+ * Not among them: INVALID_MSG is a batch that was damaged on its way, INVALID_TIMESTAMP a clock that can be set right,
+ * and all that says that the topic is missing or not ours is over once it is there or ours.
+ */
+static bool
+is_final(rd_kafka_resp_err_t error)
+{
+	switch (error)
+	{
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:	  /* larger than the topic's max.message.bytes */
+		case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE: /* larger than a segment of the topic */
+		case RD_KAFKA_RESP_ERR_INVALID_RECORD:	/* the topic's rules forbid it: as no key, where it is compacted */
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION: /* no topic can have that name, or none but brokers may write to it */
+		case RD_KAFKA_RESP_ERR__INVALID_ARG:	/* librdkafka can't make a record of it: headers or name are not such */
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION: /* the topic has fewer partitions: see partition_is_missing() */
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* librdkafka's word may be old, or be about a topic that is just being made: the broker is asked. */
+static bool
+partition_is_missing(Publish *p, const char *topic, int32_t partition)
+{
+	rd_kafka_topic_t *handle = partition < 0 ? NULL : rd_kafka_topic_new(p->rk, topic, NULL);
+	const struct rd_kafka_metadata *metadata;
+	bool missing = false;
+
+	if (handle == NULL)
+		return false;
+	if (rd_kafka_metadata(p->rk, 0, handle, &metadata, METADATA_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR)
+			missing = metadata->topics[0].partition_cnt > 0 && partition >= metadata->topics[0].partition_cnt;
+		rd_kafka_metadata_destroy(metadata);
+	}
+	rd_kafka_topic_destroy(handle);
+	return missing;
+}
+
 static void
 producer_fails(Publish *p, const char *reason)
 {
@@ -182,19 +229,39 @@ producer_fails(Publish *p, const char *reason)
 	p->producer_failed = true;
 }
 
-/* entry has not arrived, or could not even be handed over. */
+/* A record that can't go where it shall, and maybe only one that was in a batch with such: then it gets a batch of its own. */
 static void
-row_failed(Publish *p, WatermarkEntry *entry, const char *topic, rd_kafka_resp_err_t error)
+row_refused(Publish *p, WatermarkEntry *entry, const char *topic, rd_kafka_resp_err_t error)
 {
-	if (is_refusal(error))
+	if (!watermark_alone(entry))
 	{
-		log_debug("Kafka refused a record", F_TEXT("topic", topic), F_TEXT("error", rd_kafka_err2name(error)));
-		metrics_publish_failure(p->w->metrics, topic);
-		watermark_failed(p->marks, entry, rd_kafka_err2str(error), now_ms());
+		watermark_suspected(p->marks, entry);
 		return;
 	}
-	watermark_failed(p->marks, entry, NULL, 0);
-	producer_fails(p, rd_kafka_err2str(error));
+	log_warning("Kafka refuses a record for good", F_TEXT("topic", topic), F_INT("id", watermark_id(entry)),
+				F_TEXT("error", rd_kafka_err2name(error)));
+	p->reported = true;
+	p->progress_ms = now_ms();
+	p->backoff_ms = 0;
+	watermark_refused(p->marks, entry, rd_kafka_err2name(error), rd_kafka_err2str(error));
+}
+
+/* entry has not arrived, or could not even be handed over. */
+static void
+row_failed(Publish *p, WatermarkEntry *entry, const char *topic, int32_t partition, rd_kafka_resp_err_t error)
+{
+	if (!is_refusal(error))
+	{
+		watermark_failed(p->marks, entry, NULL, 0);
+		producer_fails(p, rd_kafka_err2str(error));
+		return;
+	}
+	log_debug("Kafka refused a record", F_TEXT("topic", topic), F_TEXT("error", rd_kafka_err2name(error)));
+	metrics_publish_failure(p->w->metrics, topic);
+	if (is_final(error) && (error != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || partition_is_missing(p, topic, partition)))
+		row_refused(p, entry, topic, error);
+	else
+		watermark_failed(p->marks, entry, rd_kafka_err2str(error), now_ms());
 }
 
 static void
@@ -207,7 +274,7 @@ on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	p->reported = true;
 	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		row_failed(p, entry, rd_kafka_topic_name(message->rkt), message->err);
+		row_failed(p, entry, rd_kafka_topic_name(message->rkt), message->partition, message->err);
 		return;
 	}
 	p->progress_ms = now_ms();
@@ -451,7 +518,7 @@ publish_row(Publish *p, const WorkerType *type, const PGresult *rows, int row)
 			return;
 		if (error != RD_KAFKA_RESP_ERR__QUEUE_FULL)
 		{
-			row_failed(p, entry, topic, error);
+			row_failed(p, entry, topic, column_partition(rows, row), error);
 			return;
 		}
 		watermark_failed(p->marks, entry, NULL, 0);
@@ -460,30 +527,6 @@ publish_row(Publish *p, const WorkerType *type, const PGresult *rows, int row)
 			return;
 	}
 }
-
-/* Rows read, 0: none now, -1: the database failed. */
-static int
-publish_read(Publish *p)
-{
-	DbParam params[] = {DB_INT(READ_ROWS), DB_INT(READ_BYTES)};
-	PGresult *rows = db_call_binary(p->db, &statement_read, params);
-	WorkerType *type;
-	int n;
-
-	if (rows == NULL)
-		return -1;
-	if (watermark_in_flight(p->marks) == 0)
-		p->progress_ms = now_ms();
-	type = worker_type_get(p->w);
-	n = PQntuples(rows);
-	for (int row = 0; row < n && !p->producer_failed; row++)
-		publish_row(p, type, rows, row);
-	worker_type_release(type);
-	PQclear(rows);
-	return n;
-}
-
-/* ---- delivery reports to watermarks ---- */
 
 /* A growing array literal. */
 typedef struct Literal
@@ -538,6 +581,41 @@ literal_end(Literal *literal)
 	return literal->text;
 }
 
+static void
+literal_add_topic(void *to, const char *topic)
+{
+	literal_add(to, topic, true);
+}
+
+/* Rows read, 0: none now, -1: the database failed. */
+static int
+publish_read(Publish *p)
+{
+	Literal held = {0};
+	DbParam params[] = {DB_INT(READ_ROWS), DB_INT(READ_BYTES), DB_TEXT(NULL)};
+	PGresult *rows;
+	WorkerType *type;
+	int n;
+
+	watermark_each_held(p->marks, literal_add_topic, &held);
+	params[2] = DB_TEXT(literal_end(&held));
+	rows = db_call_binary(p->db, &statement_read, params);
+	free(held.text);
+	if (rows == NULL)
+		return -1;
+	if (watermark_in_flight(p->marks) == 0)
+		p->progress_ms = now_ms();
+	type = worker_type_get(p->w);
+	n = PQntuples(rows);
+	for (int row = 0; row < n && !p->producer_failed; row++)
+		publish_row(p, type, rows, row);
+	worker_type_release(type);
+	PQclear(rows);
+	return n;
+}
+
+/* ---- delivery reports to watermarks ---- */
+
 static PGresult *
 call_advance(Publish *p, const WatermarkAdvance *advance)
 {
@@ -550,6 +628,9 @@ call_advance(Publish *p, const WatermarkAdvance *advance)
 		RECEIPT_TOPICS,
 		RECEIPT_PARTITIONS,
 		RECEIPT_OFFSETS,
+		REFUSED_IDS,
+		REFUSED_ERRORS,
+		REFUSED_MESSAGES,
 		N
 	};
 	Literal arrays[N] = {{0}};
@@ -568,6 +649,12 @@ call_advance(Publish *p, const WatermarkAdvance *advance)
 		literal_add(&arrays[RECEIPT_TOPICS], advance->receipt_topics[i], true);
 		literal_add_int(&arrays[RECEIPT_PARTITIONS], advance->receipt_partitions[i]);
 		literal_add_int(&arrays[RECEIPT_OFFSETS], advance->receipt_offsets[i]);
+	}
+	for (int i = 0; i < advance->n_refused; i++)
+	{
+		literal_add_int(&arrays[REFUSED_IDS], advance->refused_ids[i]);
+		literal_add(&arrays[REFUSED_ERRORS], advance->refused_errors[i], true);
+		literal_add(&arrays[REFUSED_MESSAGES], advance->refused_messages[i], true);
 	}
 	for (int i = 0; i < N; i++)
 		params[i] = DB_TEXT(literal_end(&arrays[i]));

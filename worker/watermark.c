@@ -22,7 +22,10 @@ struct WatermarkEntry
 	int64_t offset;
 	size_t bytes;
 	int32_t partition;
-	bool delivered;
+	bool delivered;	   /* or refused */
+	bool alone;		   /* nothing else of its topic was on its way when it was sent, nor is since */
+	const char *error; /* its refusal; NULL: it has arrived */
+	const char *message;
 	char token[WATERMARK_TOKEN_LEN + 1];
 };
 
@@ -36,7 +39,8 @@ struct Topic
 	int64_t collected; /* what watermark_collect() has given last */
 	bool blocked;
 	int64_t blocked_until;
-	int failures; /* in a row; back at 0 with a delivery */
+	int failures;  /* in a row; back at 0 with a delivery */
+	bool cautious; /* until a delivery */
 	char *reason;
 };
 
@@ -52,6 +56,7 @@ struct Watermark
 	WatermarkAdvance advance;
 	int max_topics; /* room in advance's arrays */
 	int max_receipts;
+	int max_refused;
 };
 
 /* This process has no use without memory. */
@@ -99,6 +104,20 @@ topic_get(Watermark *w, const char *name)
 	return w->latest = topic;
 }
 
+/* One row shows whether it is over. */
+static bool
+topic_alone(const Topic *topic)
+{
+	return topic->failures > 0 || topic->cautious;
+}
+
+/* Nothing is sent to it now. */
+static bool
+topic_held(const Topic *topic)
+{
+	return topic->blocked || (topic_alone(topic) && topic->last != NULL && !topic->last->delivered);
+}
+
 WatermarkVerdict
 watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
 {
@@ -107,12 +126,7 @@ watermark_verdict(Watermark *w, const char *topic_name, int64_t id)
 	/* what is on its way is so in a blocked topic, too */
 	if (id <= topic->last_sent)
 		return WATERMARK_ON_ITS_WAY;
-	if (topic->blocked)
-		return WATERMARK_BLOCKED;
-	/* after a failure one row alone shows whether it is over */
-	if (topic->failures > 0 && topic->last != NULL && !topic->last->delivered)
-		return WATERMARK_BLOCKED;
-	return WATERMARK_SEND;
+	return topic_held(topic) ? WATERMARK_BLOCKED : WATERMARK_SEND;
 }
 
 WatermarkEntry *
@@ -126,6 +140,7 @@ watermark_sent(Watermark *w, const char *topic_name, int64_t id, int64_t dlq_id,
 	entry->id = id;
 	entry->dlq_id = dlq_id;
 	entry->bytes = bytes;
+	entry->alone = topic_alone(topic);
 	if (token != NULL)
 		strncpy(entry->token, token, WATERMARK_TOKEN_LEN);
 	if (topic->last != NULL)
@@ -181,9 +196,10 @@ watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int6
 		entry_free(w, entry);
 		return;
 	}
-	if (entry->topic->failures > 0 && !entry->topic->blocked)
+	if (topic_alone(entry->topic) && !entry->topic->blocked)
 	{
 		entry->topic->failures = 0;
+		entry->topic->cautious = false;
 		w->recovered = true;
 	}
 	entry->delivered = true;
@@ -203,8 +219,9 @@ topic_block(Topic *topic, const char *reason, int64_t now_ms)
 	topic->reason = must(strdup(reason));
 }
 
-void
-watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms)
+/* The entry and all behind it are forgotten. Returns its topic; NULL: it was an orphan. */
+static Topic *
+entry_drop(Watermark *w, WatermarkEntry *entry)
 {
 	Topic *topic = entry->topic;
 	WatermarkEntry *before = NULL;
@@ -216,10 +233,55 @@ watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_
 			for (before = topic->first; before->next != entry;)
 				before = before->next;
 		topic_cut(w, topic, before);
-		if (reason != NULL)
-			topic_block(topic, reason, now_ms);
 	}
 	entry_free(w, entry);
+	return topic;
+}
+
+void
+watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms)
+{
+	Topic *topic = entry_drop(w, entry);
+
+	if (topic != NULL && reason != NULL)
+		topic_block(topic, reason, now_ms);
+}
+
+void
+watermark_suspected(Watermark *w, WatermarkEntry *entry)
+{
+	Topic *topic = entry_drop(w, entry);
+
+	if (topic == NULL)
+		return;
+	topic->cautious = true;
+	w->recovered = true;
+}
+
+bool
+watermark_alone(const WatermarkEntry *entry)
+{
+	return entry->topic != NULL && entry->alone;
+}
+
+int64_t
+watermark_id(const WatermarkEntry *entry)
+{
+	return entry->id;
+}
+
+void
+watermark_refused(Watermark *w, WatermarkEntry *entry, const char *error, const char *message)
+{
+	assert(watermark_alone(entry));
+	w->in_flight--;
+	entry->delivered = true;
+	entry->error = error;
+	entry->message = message;
+	/* the next one may be like it */
+	entry->topic->cautious = true;
+	entry->topic->failures = 0;
+	w->recovered = true;
 }
 
 bool
@@ -238,6 +300,14 @@ watermark_unblock(Watermark *w, int64_t now_ms)
 		any = true;
 	}
 	return any;
+}
+
+void
+watermark_each_held(Watermark *w, WatermarkHeldFn fn, void *arg)
+{
+	for (int i = 0; i < w->n_topics; i++)
+		if (topic_held(w->topics[i]))
+			fn(arg, w->topics[i]->name);
 }
 
 /* Also between the end of a block and the delivery that shows that it is over. */
@@ -310,11 +380,45 @@ advance_add_receipt(Watermark *w, const WatermarkEntry *entry)
 	a->n_receipts++;
 }
 
+static void
+advance_add_refused(Watermark *w, const WatermarkEntry *entry)
+{
+	WatermarkAdvance *a = &w->advance;
+
+	if (a->n_refused == w->max_refused)
+	{
+		size_t n = w->max_refused = w->max_refused * 2 + 8;
+
+		a->refused_ids = must(realloc(a->refused_ids, n * sizeof(*a->refused_ids)));
+		a->refused_errors = must(realloc(a->refused_errors, n * sizeof(*a->refused_errors)));
+		a->refused_messages = must(realloc(a->refused_messages, n * sizeof(*a->refused_messages)));
+	}
+	a->refused_ids[a->n_refused] = entry->id;
+	a->refused_errors[a->n_refused] = entry->error;
+	a->refused_messages[a->n_refused] = entry->message;
+	a->n_refused++;
+}
+
+/* One that is delivered, or refused for good. */
+static void
+advance_add_row(Watermark *w, const WatermarkEntry *entry)
+{
+	if (entry->error != NULL)
+	{
+		advance_add_refused(w, entry);
+		return;
+	}
+	w->advance.n_rows++;
+	if (entry->dlq_id != 0)
+		advance_add_receipt(w, entry);
+}
+
 bool
 watermark_collect(Watermark *w, WatermarkAdvance *advance)
 {
 	w->advance.n_topics = 0;
 	w->advance.n_receipts = 0;
+	w->advance.n_refused = 0;
 	w->advance.n_rows = 0;
 	for (int i = 0; i < w->n_topics; i++)
 	{
@@ -324,9 +428,7 @@ watermark_collect(Watermark *w, WatermarkAdvance *advance)
 		for (WatermarkEntry *entry = topic->first; entry != NULL && entry->delivered; entry = entry->next)
 		{
 			topic->collected = entry->id;
-			w->advance.n_rows++;
-			if (entry->dlq_id != 0)
-				advance_add_receipt(w, entry);
+			advance_add_row(w, entry);
 		}
 		if (topic->collected != 0)
 			advance_add_topic(w, topic->name, topic->collected);
@@ -421,5 +523,8 @@ watermark_free(Watermark *w)
 	free(w->advance.receipt_topics);
 	free(w->advance.receipt_partitions);
 	free(w->advance.receipt_offsets);
+	free(w->advance.refused_ids);
+	free(w->advance.refused_errors);
+	free(w->advance.refused_messages);
 	free(w);
 }

@@ -7,6 +7,9 @@
  * new watermark. Entries of one topic stand in id order. A topic with a failure is blocked: its rows from the first failed
  * one on are forgotten here (the database still has them), and refused until watermark_unblock().
  *
+ * A refusal is of a batch of records, and one of them may be the cause. A topic that had one is cautious: it gets one row
+ * at a time until one has arrived. A row that is refused alone is the cause itself.
+ *
  * No thread, no clock, no I/O: all of it belongs to the publisher's thread.
  */
 #ifndef WORKER_WATERMARK_H
@@ -42,9 +45,14 @@ typedef struct WatermarkAdvance
 	const char **receipt_topics;
 	int32_t *receipt_partitions;
 	int64_t *receipt_offsets;
-	int64_t n_rows; /* rows below the new watermarks that are not below the old ones */
+	int n_refused; /* rows that Kafka will never take */
+	int64_t *refused_ids;
+	const char **refused_errors;
+	const char **refused_messages;
+	int64_t n_rows; /* delivered rows below the new watermarks that are not below the old ones */
 } WatermarkAdvance;
 
+typedef void (*WatermarkHeldFn)(void *arg, const char *topic);
 typedef void (*WatermarkBlockedFn)(void *arg, const char *topic, const char *reason, int failures);
 
 extern Watermark *watermark_new(void);
@@ -52,7 +60,7 @@ extern void watermark_free(Watermark *w);
 
 extern WatermarkVerdict watermark_verdict(Watermark *w, const char *topic, int64_t id);
 
-/* After WATERMARK_SEND. token may be NULL. The entry comes back through exactly one of the next two functions. */
+/* After WATERMARK_SEND. token may be NULL. The entry comes back through exactly one of the next four functions. */
 extern WatermarkEntry *
 watermark_sent(Watermark *w, const char *topic, int64_t id, int64_t dlq_id, const char *token, size_t bytes);
 extern void watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t partition, int64_t offset);
@@ -65,10 +73,26 @@ extern void watermark_delivered(Watermark *w, WatermarkEntry *entry, int32_t par
 extern void watermark_failed(Watermark *w, WatermarkEntry *entry, const char *reason, int64_t now_ms);
 
 /*
+ * Kafka won't take the entry, or a record that was in one batch with it: what was sent from it on is forgotten, and its
+ * topic is cautious from now.
+ */
+extern void watermark_suspected(Watermark *w, WatermarkEntry *entry);
+
+/* No other row of its topic was on its way with this one. */
+extern bool watermark_alone(const WatermarkEntry *entry);
+extern int64_t watermark_id(const WatermarkEntry *entry);
+
+/* Kafka will never take the entry, which was alone: the topic goes on behind it. error and message are constants. */
+extern void watermark_refused(Watermark *w, WatermarkEntry *entry, const char *error, const char *message);
+
+/*
  * A topic whose time has come gets one row, and with its delivery all others. True: there are rows to send that were
  * refused before, and the caller reads again from the watermarks.
  */
 extern bool watermark_unblock(Watermark *w, int64_t now_ms);
+
+/* Topics whose next row would be refused here now: there is no use in reading theirs. */
+extern void watermark_each_held(Watermark *w, WatermarkHeldFn fn, void *arg);
 extern void watermark_each_blocked(Watermark *w, WatermarkBlockedFn fn, void *arg);
 extern int watermark_blocked(const Watermark *w);
 

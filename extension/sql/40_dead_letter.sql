@@ -621,6 +621,12 @@ CREATE FUNCTION sentinai.dlq_retry_lost(id bigint, message text) RETURNS void
 COMMENT ON FUNCTION sentinai.dlq_retry_lost(bigint, text) IS
 	'Puts a retrying dead letter back to pending with error type retry_lost; retry_count stays. Called by dlq_lost_check(), which knows that it is lost. Errors: SN010 it is not retrying, SN011 there is none.';
 
+CREATE FUNCTION sentinai.dlq_retry_refused(id bigint, message text) RETURNS void
+	LANGUAGE c VOLATILE STRICT
+	AS 'MODULE_PATHNAME', 'sn_dlq_retry_refused';
+COMMENT ON FUNCTION sentinai.dlq_retry_refused(bigint, text) IS
+	'Internal, of outbox_advance(): Kafka refused the record of the retry under way for good, and the dead letter is pending again with error type publish_refused; retry_count grows. Errors: SN010 it is not retrying, SN011 there is none.';
+
 CREATE FUNCTION sentinai.dlq_lost_check() RETURNS TABLE (id bigint, message text)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp

@@ -7,7 +7,7 @@ CREATE TYPE sentinai.event_answer AS (
 );
 COMMENT ON TYPE sentinai.event_answer IS 'An answer of event_why(), without the worker type that it is about.';
 COMMENT ON COLUMN sentinai.event_answer.state IS
-	'succeeded, logged, retrying, parked, released, deferred, dead_letter, replaying, discarded, deleted, not_read, in_outbox, published, not_handled, forgotten, lost or unknown.';
+	'succeeded, logged, retrying, parked, released, deferred, dead_letter, replaying, discarded, deleted, not_read, in_outbox, refused, published, not_handled, forgotten, lost or unknown.';
 COMMENT ON COLUMN sentinai.event_answer.reason IS 'The answer as a sentence.';
 COMMENT ON COLUMN sentinai.event_answer.details IS 'What the sentence was made of.';
 
@@ -236,6 +236,7 @@ CREATE FUNCTION sentinai.event_why_unclaimed(tenant_id text, event_id text, work
 	DECLARE
 		l record;
 		o record;
+		f record;
 		v_place record;
 		v_group text := (SELECT w.group_id FROM sentinai.worker_type_effective w WHERE w.name = $3);
 		v_since timestamptz;
@@ -247,6 +248,15 @@ CREATE FUNCTION sentinai.event_why_unclaimed(tenant_id text, event_id text, work
 		IF o.id IS NOT NULL AND NOT o.published THEN
 			RETURN ROW('in_outbox'::text, format('not yet published: in the outbox behind %s others of topic %s', o.before, o.topic),
 					   jsonb_build_object('outbox_id', o.id, 'before', o.before, 'topic', o.topic));
+		END IF;
+		SELECT f.id, f.topic, f.error, f.message, f.discarded_at INTO f
+		  FROM sentinai.outbox_failed f WHERE f.tenant_id = $1 AND f.event_id = $2 ORDER BY f.id DESC LIMIT 1;
+		IF FOUND AND l.kafka_offset IS NULL THEN
+			RETURN ROW('refused'::text, format('topic %s refused it: %s; %s', f.topic, f.message,
+											   CASE WHEN f.discarded_at IS NULL THEN format('it waits as record %s in outbox_failed', f.id)
+													ELSE format('discarded at %s', f.discarded_at) END),
+					   jsonb_strip_nulls(jsonb_build_object('outbox_id', f.id, 'topic', f.topic, 'error', f.error,
+															'discarded_at', f.discarded_at)));
 		ELSIF o.id IS NULL AND l.event_type IS NULL THEN
 			RETURN ROW('unknown'::text, format('no event "%s" of tenant "%s" has been seen', $2, $1), '{}'::jsonb);
 		END IF;

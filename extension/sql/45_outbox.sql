@@ -44,10 +44,34 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_0', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_1', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_2', '');
 
+-- Of columns and order like the three. What waits here is a topic's oldest; vacuum looks after it.
+CREATE TABLE sentinai.outbox_blocked (
+	id			bigint PRIMARY KEY,
+	topic		text COLLATE "C" NOT NULL,
+	partition	integer,
+	key			bytea,
+	headers		sentinai.header[],
+	value		bytea,
+	tenant_id	text COLLATE "C",
+	event_id	text COLLATE "C",
+	event_type	text COLLATE "C",
+	dlq_id		bigint,
+	dlq_token	uuid,
+	created_at	timestamptz NOT NULL,
+	moved_at	timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX outbox_blocked_topic ON sentinai.outbox_blocked (topic, id);
+COMMENT ON TABLE sentinai.outbox_blocked IS
+	'Rows of topics that take none while others do, moved here from a table of the outbox whose turn had come again. Part of the outbox, published in its order; they go when they are published.';
+COMMENT ON COLUMN sentinai.outbox_blocked.moved_at IS 'When it was moved here.';
+SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_blocked', '');
+
 CREATE VIEW sentinai.outbox WITH (security_invoker = true) AS
 	SELECT * FROM sentinai.outbox_0
 	UNION ALL SELECT * FROM sentinai.outbox_1
-	UNION ALL SELECT * FROM sentinai.outbox_2;
+	UNION ALL SELECT * FROM sentinai.outbox_2
+	UNION ALL SELECT id, topic, partition, key, headers, value, tenant_id, event_id, event_type, dlq_id, dlq_token, created_at
+				FROM sentinai.outbox_blocked;
 COMMENT ON VIEW sentinai.outbox IS
 	'All that has been emitted and not yet truncated, published or not: compare id with outbox_watermark.';
 DO $$
@@ -59,6 +83,7 @@ BEGIN
 		  FROM pg_catalog.pg_attribute a WHERE a.attrelid = 'sentinai.outbox_0'::pg_catalog.regclass AND a.attnum > 0
 	LOOP
 		EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai.outbox.%I IS %L', said.attname, said.text);
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai.outbox_blocked.%I IS %L', said.attname, said.text);
 	END LOOP;
 END
 $$;
@@ -68,7 +93,8 @@ CREATE TABLE sentinai.outbox_state (
 	only_row	boolean PRIMARY KEY DEFAULT true CHECK (only_row),
 	current		smallint NOT NULL DEFAULT 0 CHECK (current BETWEEN 0 AND 2),
 	drained_id	bigint,
-	rotated_at	timestamptz NOT NULL DEFAULT now()
+	rotated_at	timestamptz NOT NULL DEFAULT now(),
+	aside_at	timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE sentinai.outbox_state IS 'One row: which of the three tables of the outbox is written to.';
 COMMENT ON COLUMN sentinai.outbox_state.only_row IS 'Always true.';
@@ -76,6 +102,8 @@ COMMENT ON COLUMN sentinai.outbox_state.current IS 'Number of the table that is 
 COMMENT ON COLUMN sentinai.outbox_state.drained_id IS
 	'Last id given when the present table had become visible as current: a transaction whose first id is above it does not write to another table. NULL: not read yet.';
 COMMENT ON COLUMN sentinai.outbox_state.rotated_at IS 'When current changed last.';
+COMMENT ON COLUMN sentinai.outbox_state.aside_at IS
+	'Rows have been moved to outbox_blocked before this: no table is truncated before every older snapshot is gone, which would find them nowhere. infinity: when is still to be noted; NULL: no such snapshot is left.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_state', '');
 
 CREATE TABLE sentinai.outbox_watermark (
@@ -88,6 +116,48 @@ COMMENT ON COLUMN sentinai.outbox_watermark.topic IS 'Kafka topic.';
 COMMENT ON COLUMN sentinai.outbox_watermark.id IS 'Id of the last published row of the topic.';
 COMMENT ON COLUMN sentinai.outbox_watermark.updated_at IS 'When the publisher advanced it last.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_watermark', '');
+
+-- What was refused for good. Ids are those that the rows had in the outbox.
+CREATE TABLE sentinai.outbox_failed (
+	id				bigint PRIMARY KEY,
+	topic			text COLLATE "C" NOT NULL,
+	partition		integer,
+	record_key		bytea,
+	record_headers	sentinai.header[],
+	record_value	bytea,
+	tenant_id		text COLLATE "C",
+	event_id		text COLLATE "C",
+	event_type		text COLLATE "C",
+	error			text COLLATE "C" NOT NULL,
+	message			text NOT NULL,
+	created_at		timestamptz NOT NULL,
+	failed_at		timestamptz NOT NULL DEFAULT now(),
+	discarded_at	timestamptz,
+	discarded_by	text,
+	discard_reason	text,
+	CONSTRAINT outbox_failed_discard CHECK ((discarded_at IS NULL) = (discarded_by IS NULL))
+);
+CREATE INDEX outbox_failed_open ON sentinai.outbox_failed (topic, id) WHERE discarded_at IS NULL;
+CREATE INDEX outbox_failed_event ON sentinai.outbox_failed (tenant_id, event_id);
+COMMENT ON TABLE sentinai.outbox_failed IS
+	'Records that Kafka refused for good, whole, so that those behind them could go on. outbox_failed_retry() puts one back at the end of the outbox, outbox_failed_discard() closes it. A dead letter''s retry does not come here: it goes back to pending.';
+COMMENT ON COLUMN sentinai.outbox_failed.id IS 'Id that it had in the outbox.';
+COMMENT ON COLUMN sentinai.outbox_failed.topic IS 'Topic that refused it.';
+COMMENT ON COLUMN sentinai.outbox_failed.partition IS 'Kafka partition; NULL: the partitioner decides by key.';
+COMMENT ON COLUMN sentinai.outbox_failed.record_key IS 'The record''s key; NULL: none.';
+COMMENT ON COLUMN sentinai.outbox_failed.record_headers IS 'The record''s headers, in order.';
+COMMENT ON COLUMN sentinai.outbox_failed.record_value IS 'The record''s value; NULL: a tombstone.';
+COMMENT ON COLUMN sentinai.outbox_failed.tenant_id IS 'Tenant of the event; NULL where there is none.';
+COMMENT ON COLUMN sentinai.outbox_failed.event_id IS 'Id of the event.';
+COMMENT ON COLUMN sentinai.outbox_failed.event_type IS 'Type of the event.';
+COMMENT ON COLUMN sentinai.outbox_failed.error IS 'Kafka''s name of the error, such as MSG_SIZE_TOO_LARGE.';
+COMMENT ON COLUMN sentinai.outbox_failed.message IS 'The error in words.';
+COMMENT ON COLUMN sentinai.outbox_failed.created_at IS 'Start of the transaction that emitted it.';
+COMMENT ON COLUMN sentinai.outbox_failed.failed_at IS 'When it was refused.';
+COMMENT ON COLUMN sentinai.outbox_failed.discarded_at IS 'When it was discarded; NULL: it waits for a decision.';
+COMMENT ON COLUMN sentinai.outbox_failed.discarded_by IS 'Who discarded it, as they said; else their login.';
+COMMENT ON COLUMN sentinai.outbox_failed.discard_reason IS 'Why.';
+SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_failed', '');
 
 -- ---- writing ----
 
@@ -119,7 +189,7 @@ COMMENT ON FUNCTION sentinai.outbox_rewind() IS
 	'The next outbox_read() of this session begins at the watermarks again. Call it after an error, and when what was read will not be acknowledged.';
 
 -- The planner knows nothing of tables that are empty one minute and full the next: the order comes from the indexes.
-CREATE FUNCTION sentinai.outbox_read(max_rows integer, max_bytes integer)
+CREATE FUNCTION sentinai.outbox_read(max_rows integer, max_bytes integer, skip_topics text[] DEFAULT '{}')
 	RETURNS TABLE (id bigint, topic text, partition integer, key bytea, headers bytea, value bytea, dlq_id bigint, dlq_token uuid)
 	LANGUAGE c VOLATILE STRICT SECURITY DEFINER ROWS 1000
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -127,8 +197,8 @@ CREATE FUNCTION sentinai.outbox_read(max_rows integer, max_bytes integer)
 	SET enable_bitmapscan = off
 	SET enable_sort = off
 	AS 'MODULE_PATHNAME', 'sn_outbox_read';
-COMMENT ON FUNCTION sentinai.outbox_read(integer, integer) IS
-	'The next rows to publish, in id order: below every id that an open transaction may still add, above each topic''s watermark, on from where this session''s last read ended. At most max_rows rows; ends after the row that reaches max_bytes (values and headers). headers are packed as in include/sentinai_wire.h, NULL: none. Needs READ COMMITTED (SN013).';
+COMMENT ON FUNCTION sentinai.outbox_read(integer, integer, text[]) IS
+	'The next rows to publish, in id order: below every id that an open transaction may still add, above each topic''s watermark, on from where this session''s last read ended. Rows of skip_topics are passed: outbox_rewind() comes back to them. At most max_rows rows; ends after the row that reaches max_bytes (values and headers). headers are packed as in include/sentinai_wire.h, NULL: none. Needs READ COMMITTED (SN013).';
 
 CREATE FUNCTION sentinai.outbox_unpublished(upto bigint) RETURNS boolean
 	LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -148,8 +218,37 @@ CREATE PROCEDURE sentinai.outbox_wait(timeout_ms integer)
 COMMENT ON PROCEDURE sentinai.outbox_wait(integer) IS
 	'Returns as soon as there may be something for outbox_read(), or after timeout_ms milliseconds. Holds no snapshot while it waits; not inside a transaction block (SN013).';
 
+CREATE FUNCTION sentinai.outbox_refuse(ids bigint[], errors text[], messages text[]) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	refused	record;
+BEGIN
+	FOR refused IN
+		SELECT o.dlq_id, o.dlq_token, format('%s (%s, topic %s)', r.message, r.error, o.topic) AS text
+		  FROM unnest(ids, errors, messages) AS r (id, error, message) JOIN sentinai.outbox o USING (id)
+		 WHERE o.dlq_id IS NOT NULL ORDER BY o.dlq_id
+	LOOP
+		PERFORM FROM sentinai.dead_letter_queue d WHERE d.id = refused.dlq_id AND d.retry_token = refused.dlq_token FOR UPDATE;
+		IF FOUND THEN
+			PERFORM sentinai.dlq_retry_refused(refused.dlq_id, refused.text);
+		END IF;
+	END LOOP;
+	INSERT INTO sentinai.outbox_failed (id, topic, partition, record_key, record_headers, record_value, tenant_id, event_id, event_type,
+										error, message, created_at)
+	SELECT o.id, o.topic, o.partition, o.key, o.headers, o.value, o.tenant_id, o.event_id, o.event_type, r.error, r.message, o.created_at
+	  FROM unnest(ids, errors, messages) AS r (id, error, message) JOIN sentinai.outbox o USING (id)
+	 WHERE o.dlq_id IS NULL AND o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0)
+	ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_refuse(bigint[], text[], text[]) IS
+	'Internal, of outbox_advance(): rows that Kafka refused for good go to outbox_failed; retries of dead letters fail, and those are pending again. Before the watermarks move.';
+
 CREATE FUNCTION sentinai.outbox_advance(topics text[], ids bigint[], dlq_ids bigint[], tokens uuid[], receipt_topics text[],
-		receipt_partitions integer[], receipt_offsets bigint[]) RETURNS void
+		receipt_partitions integer[], receipt_offsets bigint[], refused_ids bigint[] DEFAULT '{}',
+		refused_errors text[] DEFAULT '{}', refused_messages text[] DEFAULT '{}') RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
@@ -167,14 +266,79 @@ BEGIN
 		   AS r (dlq_id, token, topic, partition, kafka_offset)
 	 ORDER BY r.token
 	ON CONFLICT DO NOTHING;
+	IF cardinality(refused_ids) > 0 THEN
+		PERFORM sentinai.outbox_refuse(refused_ids, refused_errors, refused_messages);
+	END IF;
 	INSERT INTO sentinai.outbox_watermark AS w (topic, id)
 	SELECT n.topic, max(n.id) FROM unnest(topics, ids) AS n (topic, id) GROUP BY n.topic ORDER BY n.topic
 	ON CONFLICT ON CONSTRAINT outbox_watermark_pkey DO UPDATE SET id = excluded.id, updated_at = excluded.updated_at
 	 WHERE w.id < excluded.id;
 END
 $$;
-COMMENT ON FUNCTION sentinai.outbox_advance(text[], bigint[], bigint[], uuid[], text[], integer[], bigint[]) IS
-	'Notes what is in Kafka: for each topic the id up to which every row is delivered, and for retries of dead letters where their records lie (arrays of equal length). A watermark never goes back. Raises SN018 in a session that is not the active publisher.';
+COMMENT ON FUNCTION sentinai.outbox_advance(text[], bigint[], bigint[], uuid[], text[], integer[], bigint[], bigint[], text[], text[]) IS
+	'Notes what is in Kafka: for each topic the id up to which every row is delivered or refused for good, for retries of dead letters where their records lie, and the rows that were refused with name and text of Kafka''s error (arrays of equal length): these go to outbox_failed, or as a failed retry back to their dead letter. A watermark never goes back. Raises SN018 in a session that is not the active publisher.';
+
+-- ---- what was refused ----
+
+CREATE FUNCTION sentinai.outbox_failed_lock(id bigint) RETURNS sentinai.outbox_failed
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	failed	sentinai.outbox_failed;
+BEGIN
+	SELECT * INTO failed FROM sentinai.outbox_failed f WHERE f.id = $1 FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN011',
+			MESSAGE = format('there is no failed record %s', $1),
+			HINT = 'Table sentinai.outbox_failed lists them.';
+	ELSIF failed.discarded_at IS NOT NULL THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN010',
+			MESSAGE = format('failed record %s is closed', $1),
+			DETAIL = format('%s discarded it at %s: %s', failed.discarded_by, failed.discarded_at, failed.discard_reason);
+	END IF;
+	RETURN failed;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_failed_lock(bigint) IS
+	'Internal: a failed record that waits for a decision, locked. Errors: SN010 it was discarded, SN011 there is none.';
+
+CREATE FUNCTION sentinai.outbox_failed_retry(id bigint) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	failed	sentinai.outbox_failed := sentinai.outbox_failed_lock($1);
+BEGIN
+	DELETE FROM sentinai.outbox_failed f WHERE f.id = $1;
+	RETURN sentinai.outbox_add(failed.topic, failed.partition, failed.record_key, failed.record_headers, failed.record_value,
+							   failed.tenant_id, failed.event_id, failed.event_type);
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_failed_retry(bigint) IS
+	'Puts a record that Kafka refused back at the end of the outbox, as it was, and returns its new id: what came after it has overtaken it. Errors: SN010 it was discarded, SN011 there is none, SN014 the database is not active.';
+
+CREATE FUNCTION sentinai.outbox_failed_discard(id bigint, reason text, actor text DEFAULT NULL) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+BEGIN
+	IF coalesce(btrim($2), '') = '' THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
+			HINT = format('SELECT sentinai.outbox_failed_discard(%s, ''why'')', $1);
+	END IF;
+	PERFORM sentinai.outbox_failed_lock($1);
+	UPDATE sentinai.outbox_failed f
+	   SET discarded_at = now(), discarded_by = coalesce($3, session_user), discard_reason = $2 WHERE f.id = $1;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_failed_discard(bigint, text, text) IS
+	'Closes a record that Kafka refused: it will not be sent, and the row stays as evidence. reason is required, actor is the login where NULL. Errors: SN001 no reason, SN010 it was discarded, SN011 there is none.';
 
 -- ---- who holds it up ----
 
@@ -277,6 +441,56 @@ $$;
 COMMENT ON FUNCTION sentinai.outbox_truncate(integer) IS
 	'Internal: truncates a table of the outbox that nobody writes to any more, if all of it is published and nobody reads it. Returns NULL, or why it could not.';
 
+-- What is moved can be found by every later snapshot in its new place. An older one finds it in the old place, until that
+-- is truncated: see outbox_aside_seen().
+CREATE FUNCTION sentinai.outbox_set_aside(number integer, since timestamptz) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	going_on	boolean;
+BEGIN
+	EXECUTE format(
+		'SELECT EXISTS (SELECT FROM sentinai.outbox_%s o JOIN sentinai.outbox_watermark w USING (topic)'
+		' WHERE o.id > w.id AND w.updated_at >= $1)', number) INTO going_on USING since;
+	-- No topic that goes on elsewhere: nobody publishes, or Kafka is away. The backlog lies as well where it is.
+	IF going_on OR NOT EXISTS (SELECT FROM sentinai.outbox_watermark w WHERE w.updated_at >= since) THEN
+		RETURN;
+	END IF;
+	EXECUTE format(
+		'WITH moved AS ('
+		' DELETE FROM sentinai.outbox_%s o'
+		'  WHERE o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0) RETURNING o.*)'
+		' INSERT INTO sentinai.outbox_blocked SELECT m.* FROM moved m ORDER BY m.id', number);
+	UPDATE sentinai.outbox_state SET aside_at = 'infinity';
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_set_aside(integer, timestamptz) IS
+	'Internal: what is unpublished of this table of the outbox moves to outbox_blocked, if all of it is of topics that have taken nothing since then, and others have.';
+
+CREATE FUNCTION sentinai.outbox_aside_seen() RETURNS boolean
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	aside	timestamptz := (SELECT s.aside_at FROM sentinai.outbox_state s);
+BEGIN
+	IF aside IS NULL THEN
+		RETURN true;
+	ELSIF aside = 'infinity' THEN
+		UPDATE sentinai.outbox_state SET aside_at = clock_timestamp();
+		RETURN false;
+	ELSIF EXISTS (SELECT FROM pg_stat_activity a
+				   WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.xact_start <= aside) THEN
+		RETURN false;
+	END IF;
+	UPDATE sentinai.outbox_state SET aside_at = NULL;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION sentinai.outbox_aside_seen() IS
+	'Internal: no snapshot, such as a dump''s, is left that is older than the move of rows to outbox_blocked.';
+
 CREATE FUNCTION sentinai.outbox_rotate(force boolean DEFAULT false) RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -285,6 +499,7 @@ DECLARE
 	rotation_period	interval := current_setting('sentinai.outbox_rotation_period')::interval;
 	state			sentinai.outbox_state;
 	horizon			record;
+	drained			boolean;
 	following		integer;
 	failed			text;
 BEGIN
@@ -293,13 +508,15 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN NULL;
 	END IF;
+	DELETE FROM sentinai.outbox_blocked b USING sentinai.outbox_watermark w WHERE w.topic = b.topic AND b.id <= w.id;
 	SELECT * INTO horizon FROM sentinai.outbox_horizon();
 	IF state.drained_id IS NULL THEN
 		UPDATE sentinai.outbox_state SET drained_id = horizon.last_id;
 		RETURN NULL;
 	END IF;
 
-	IF horizon.first_open IS NULL OR horizon.first_open > state.drained_id THEN
+	drained := horizon.first_open IS NULL OR horizon.first_open > state.drained_id;
+	IF drained AND sentinai.outbox_aside_seen() THEN
 		FOR number IN 0 .. 2 LOOP
 			IF number <> state.current AND NOT sentinai.outbox_table_empty(number) THEN
 				failed := coalesce(failed, sentinai.outbox_truncate(number));
@@ -309,12 +526,16 @@ BEGIN
 
 	following := (state.current + 1) % 3;
 	IF (force OR state.rotated_at < clock_timestamp() - rotation_period)
-	   AND NOT sentinai.outbox_table_empty(state.current) AND sentinai.outbox_table_empty(following)
+	   AND NOT sentinai.outbox_table_empty(state.current)
 	THEN
-		UPDATE sentinai.outbox_state SET current = following, drained_id = NULL, rotated_at = clock_timestamp();
+		IF sentinai.outbox_table_empty(following) THEN
+			UPDATE sentinai.outbox_state SET current = following, drained_id = NULL, rotated_at = clock_timestamp();
+		ELSIF drained AND NOT sentinai.outbox_table_published(following) THEN
+			PERFORM sentinai.outbox_set_aside(following, state.rotated_at);
+		END IF;
 	END IF;
 	RETURN failed;
 END
 $$;
 COMMENT ON FUNCTION sentinai.outbox_rotate(boolean) IS
-	'Duty: truncates tables of the outbox whose turn is over and that are published, and gives the next table its turn after sentinai.outbox_rotation_period, or at once with force. Waits for nobody. Returns NULL, or why something was left.';
+	'Duty: truncates tables of the outbox whose turn is over and that are published, and gives the next table its turn after sentinai.outbox_rotation_period, or at once with force. Where that table is kept by topics that take nothing while others do, their rows move to outbox_blocked; what is published there goes. Waits for nobody. Returns NULL, or why something was left.';

@@ -118,6 +118,13 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		  FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
 		 WHERE o.id > coalesce(w.id, 0)
 		 GROUP BY 1
+	), aside AS (
+		SELECT o.topic, count(*) AS n
+		  FROM sentinai.outbox_blocked o LEFT JOIN sentinai.outbox_watermark w USING (topic)
+		 WHERE o.id > coalesce(w.id, 0)
+		 GROUP BY 1
+	), refused AS (
+		SELECT f.topic, f.error, count(*) AS n FROM sentinai.outbox_failed f WHERE f.discarded_at IS NULL GROUP BY 1, 2
 	)
 	SELECT sentinai.metric_head('dlq_size', 'gauge', 'Dead letters that are open: pending or being retried.')
 		|| (SELECT string_agg(format(E'dlq_size{tenant_id="%s"} %s\n', sentinai.metric_label(tenant_id), n), '' ORDER BY tenant_id) FROM dead)
@@ -133,6 +140,12 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		|| coalesce((SELECT string_agg(format(E'outbox_oldest_seconds{topic="%s"} %s\n', sentinai.metric_label(topic),
 											  round(extract(epoch FROM greatest(clock_timestamp() - oldest, interval '0')), 3)), ''
 									   ORDER BY topic) FROM unpublished), '')
+		|| sentinai.metric_head('outbox_blocked', 'gauge', 'Rows of topics that take none, out of the way of the outbox.')
+		|| coalesce((SELECT string_agg(format(E'outbox_blocked{topic="%s"} %s\n', sentinai.metric_label(topic), n), '' ORDER BY topic)
+					   FROM aside), '')
+		|| sentinai.metric_head('outbox_failed', 'gauge', 'Records that Kafka refused for good, without a decision.')
+		|| coalesce((SELECT string_agg(format(E'outbox_failed{topic="%s",error="%s"} %s\n', sentinai.metric_label(topic),
+											  sentinai.metric_label(error), n), '' ORDER BY topic, error) FROM refused), '')
 		|| sentinai.metric_head('outbox_holder_seconds', 'gauge', 'How long an open transaction that has emitted holds the outbox.')
 		|| coalesce((SELECT string_agg(format(E'outbox_holder_seconds{pid="%s",state="%s"} %s\n', pid, state,
 											  round(extract(epoch FROM clock_timestamp() - since), 3)), '' ORDER BY pid)

@@ -134,6 +134,20 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	  FROM sentinai.outbox_holders() h
 	 WHERE h.since < clock_timestamp() - interval '5 s'
 	UNION ALL
+	SELECT 'outbox_blocked', format('topic %s takes no records: %s of them, the first emitted at %s, have been moved to outbox_blocked', b.topic,
+									b.n, b.since),
+		   'Make the topic take them (does it exist? may we write to it?): they are tried again all the time, in their order.'
+	  FROM (SELECT o.topic, count(*) AS n, min(o.created_at) AS since
+			  FROM sentinai.outbox_blocked o LEFT JOIN sentinai.outbox_watermark w USING (topic)
+			 WHERE o.id > coalesce(w.id, 0) GROUP BY 1) b
+	UNION ALL
+	SELECT 'outbox_failed', format('topic %s has refused %s records for good since %s, first record %s: %s', f.topic, f.n, f.since,
+								   f.first_id, (SELECT e.message FROM sentinai.outbox_failed e WHERE e.id = f.first_id)),
+		   format('outbox_failed_retry(%s) sends it again, once the topic takes it; outbox_failed_discard(%s, ''why'') closes it.', f.first_id,
+				  f.first_id)
+	  FROM (SELECT o.topic, count(*) AS n, min(o.failed_at) AS since, min(o.id) AS first_id
+			  FROM sentinai.outbox_failed o WHERE o.discarded_at IS NULL GROUP BY 1) f
+	UNION ALL
 	SELECT 'offset_gap', format('group %s, topic %s, partition %s stands at %s, which the log does not have: %s', g.group_id, g.topic,
 								g.partition, g.next_offset, g.reason),
 		   'offset_reset() shows what it would do, and mends it.'

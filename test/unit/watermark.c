@@ -233,6 +233,88 @@ test_failure_blocks_its_topic_only(void **state)
 }
 
 static void
+name_held(void *arg, const char *topic)
+{
+	strcat(arg, topic);
+	strcat(arg, " ");
+}
+
+static const char *
+held(Watermark *w)
+{
+	static char names[100];
+
+	names[0] = '\0';
+	watermark_each_held(w, name_held, names);
+	return names;
+}
+
+/* Refused with others: each is sent alone. Refused alone: the topic goes on behind it. */
+static void
+test_refused(void **state)
+{
+	Watermark *w = watermark_new();
+	WatermarkEntry *a = send(w, "t", 1);
+	WatermarkEntry *b = send(w, "t", 2);
+	WatermarkAdvance advance;
+
+	(void) state;
+	assert_false(watermark_alone(a));
+	watermark_suspected(w, a);
+	assert_false(watermark_alone(b)); /* an orphan */
+	watermark_suspected(w, b);
+	assert_int_equal(watermark_blocked(w), 0);
+	assert_true(watermark_unblock(w, 0));
+	assert_string_equal(held(w), "");
+
+	a = send(w, "t", 1);
+	assert_true(watermark_alone(a));
+	assert_string_equal(held(w), "t ");
+	assert_int_equal(watermark_verdict(w, "t", 2), WATERMARK_BLOCKED);
+	watermark_refused(w, a, "TOO_LARGE", "too large");
+	assert_true(watermark_unblock(w, 0));
+	assert_int_equal(watermark_in_flight(w), 0);
+	watermark_forget_undelivered(w); /* its producer goes: the refusal stays */
+	assert_true(watermark_collect(w, &advance));
+	assert_int_equal(advance.ids[0], 1);
+	assert_int_equal(advance.n_rows, 0);
+	assert_int_equal(advance.n_refused, 1);
+	assert_int_equal(advance.refused_ids[0], 1);
+	assert_string_equal(advance.refused_errors[0], "TOO_LARGE");
+	assert_string_equal(advance.refused_messages[0], "too large");
+	watermark_advanced(w);
+
+	b = send(w, "t", 2);
+	assert_true(watermark_alone(b));
+	watermark_delivered(w, b, 0, 0);
+	assert_true(watermark_unblock(w, 0));
+	a = send(w, "t", 3);
+	assert_false(watermark_alone(a));
+	assert_string_equal(held(w), "");
+	assert_true(watermark_collect(w, &advance));
+	assert_int_equal(advance.n_refused, 0);
+	assert_int_equal(advance.n_rows, 1);
+	watermark_delivered(w, a, 0, 1);
+	watermark_free(w);
+}
+
+/* A refused retry of a dead letter has no receipt. */
+static void
+test_refused_retry(void **state)
+{
+	Watermark *w = watermark_new();
+	WatermarkAdvance advance;
+
+	(void) state;
+	watermark_suspected(w, watermark_sent(w, "t", 1, 17, TOKEN, 0));
+	watermark_refused(w, watermark_sent(w, "t", 1, 17, TOKEN, 0), "NO", "no");
+	assert_true(watermark_collect(w, &advance));
+	assert_int_equal(advance.n_receipts, 0);
+	assert_int_equal(advance.n_refused, 1);
+	watermark_free(w);
+}
+
+static void
 test_block_is_bounded(void **state)
 {
 	Watermark *w = watermark_new();
@@ -316,6 +398,7 @@ main(void)
 		cmocka_unit_test(test_every_order),		 cmocka_unit_test(test_topics_are_apart),
 		cmocka_unit_test(test_receipts),		 cmocka_unit_test(test_failure_blocks_its_topic_only),
 		cmocka_unit_test(test_block_is_bounded), cmocka_unit_test(test_all_fail),
+		cmocka_unit_test(test_refused),			 cmocka_unit_test(test_refused_retry),
 		cmocka_unit_test(test_producer_gave_up), cmocka_unit_test(test_session_ended),
 	};
 
