@@ -7,7 +7,8 @@
  * open --(probe_at has come: one event is let through)--> closed if it succeeds, else open with a later probe_at
  *
  * An open circuit is a row of sentinai.circuit; a closed one has none. What was handled and what failed is counted in
- * shared memory, in buckets of 5 s: losing it costs nothing but a later decision. Where one tenant has all failures the
+ * shared memory, in buckets of 5 s: losing it costs nothing but a later decision. Whoever puts events away for a circuit
+ * holds its row (FOR KEY SHARE) until they are there: closing it (a DELETE) waits, and then finds them. Where one tenant has all failures the
  * circuit is that tenant's alone, so that no tenant can stop the others. The pattern is Nygard's ("Release It!", 2007).
  */
 #include "postgres.h"
@@ -58,6 +59,7 @@ typedef struct SnCircuit
 	TimestampTz opened_at;
 	bool		probe_due;
 	int			probes;
+	bool		held;			/* can't be closed before we commit */
 	SnWork	   *probe;			/* let through in this call */
 	struct SnCircuit *next;
 } SnCircuit;
@@ -76,8 +78,13 @@ static SnStatement read_circuits = {
 /* Whoever gets the row's lock makes the probe. */
 static SnStatement take_probe = {
 	.sql = "SELECT FROM sentinai.circuit WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3"
-	" AND probe_at <= $4 FOR UPDATE SKIP LOCKED",
+	" AND probe_at <= $4 FOR NO KEY UPDATE SKIP LOCKED",
 	.n_args = 4,.args = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+};
+
+static SnStatement hold_circuit = {
+	.sql = "SELECT FROM sentinai.circuit WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3 FOR KEY SHARE",
+	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
 };
 
 static SnStatement wake_one = {
@@ -368,6 +375,40 @@ circuit_of(SnBatch *batch, const SnWork *work)
 	return NULL;
 }
 
+/* Keeps the circuit open until we commit. False: it has been closed since the call began. */
+static bool
+hold(SnBatch *batch, SnCircuit *circuit)
+{
+	Datum		values[3];
+
+	if (circuit->held)
+		return true;
+	circuit_values(batch, circuit->event_type, circuit->tenant_id, values);
+	circuit->held = sn_execute(&hold_circuit, values, NULL) > 0;
+	return circuit->held;
+}
+
+static void
+forget_circuit(SnBatch *batch, const SnCircuit *circuit)
+{
+	SnCircuit **place = &batch->circuits;
+
+	while (*place != circuit)
+		place = &(*place)->next;
+	*place = circuit->next;
+}
+
+/* The open circuit that covers the event, held. */
+static SnCircuit *
+hold_circuit_of(SnBatch *batch, const SnWork *work)
+{
+	SnCircuit  *circuit;
+
+	while ((circuit = circuit_of(batch, work)) != NULL && !hold(batch, circuit))
+		forget_circuit(batch, circuit);
+	return circuit;
+}
+
 /* Marks an event that waits for a circuit. */
 static void
 wait_for_circuit(SnWork *work, const char *message)
@@ -391,7 +432,7 @@ sn_circuit_screen(SnBatch *batch)
 
 		if (work->outcome != SN_TODO || work->handler == NULL || work->defer || work->replay != NULL)
 			continue;
-		circuit = circuit_of(batch, work);
+		circuit = hold_circuit_of(batch, work);
 		if (circuit == NULL)
 			continue;
 		if (circuit->probe_due && circuit->probe == NULL)
@@ -427,11 +468,23 @@ open_circuit(SnBatch *batch, const SnWork *work, const char *tenant_id, const ch
 	values[5] = CStringGetTextDatum(work->failure.message);
 	values[6] = CStringGetTextDatum(work->event.event_id);
 	values[7] = TimestampTzGetDatum(batch->now + PROBE_FIRST_S * INT64CONST(1000000));
-	if (sn_execute(&insert_circuit, values, NULL) > 0)
-		ereport(LOG,
-				(errmsg("circuit of worker type \"%s\" and event type \"%s\" is open",
-						batch->worker_type->name, work->event.event_type),
-				 errdetail("%s: %s", work->failure.error_type, work->failure.message)));
+	/* One that somebody else has opened is as good, as long as nobody closes it before we have put our events away. */
+	while (sn_execute(&insert_circuit, values, NULL) == 0)
+		if (sn_execute(&hold_circuit, values, NULL) > 0)
+			return;
+	ereport(LOG,
+			(errmsg("circuit of worker type \"%s\" and event type \"%s\" is open",
+					batch->worker_type->name, work->event.event_type),
+			 errdetail("%s: %s", work->failure.error_type, work->failure.message)));
+}
+
+/* A tenant's circuit doesn't cover the other tenants' events. */
+static bool
+is_probe_of_all(SnBatch *batch, const SnWork *work)
+{
+	SnCircuit *circuit = circuit_of(batch, work);
+
+	return circuit != NULL && circuit->probe == work && circuit->tenant_id[0] == '\0';
 }
 
 static bool
@@ -452,7 +505,7 @@ sn_circuit_trip(SnBatch *batch, SnWork *work)
 {
 	if (work->failure.error_class != SN_CLASS_BROKEN || work->retry_count > 0 || work->replay != NULL)
 		return false;
-	if (!is_probe(batch, work))
+	if (!is_probe_of_all(batch, work))
 		open_circuit(batch, work, "", "broken");
 	work->first_failed_at = work->first_failed_at == 0 ? batch->now : work->first_failed_at;
 	for (int i = 0; i < batch->n_work; i++)
@@ -473,6 +526,20 @@ sn_circuit_trip(SnBatch *batch, SnWork *work)
 	return true;
 }
 
+/* What this call was about to put away for a circuit that has closed now is due at once, as what waits there already is. */
+static void
+let_go(SnBatch *batch, const SnCircuit *circuit)
+{
+	for (int i = 0; i < batch->n_work; i++)
+	{
+		SnWork	   *work = batch->work[i];
+
+		if (work->outcome == SN_DEFERRED && work->failure.error_type != NULL &&
+			strcmp(work->failure.error_type, "circuit_open") == 0 && circuit_of(batch, work) == circuit)
+			work->next_attempt_at = batch->now;
+	}
+}
+
 /* What came of the event that was let through. */
 static void
 judge_probe(SnBatch *batch, SnCircuit *circuit)
@@ -487,6 +554,7 @@ judge_probe(SnBatch *batch, SnCircuit *circuit)
 	if (work->outcome == SN_SUCCEEDED)
 	{
 		sn_execute(&close_circuit, values, NULL);
+		let_go(batch, circuit);
 		ereport(LOG,
 				(errmsg("circuit of worker type \"%s\" and event type \"%s\" is closed",
 						batch->worker_type->name, circuit->event_type)));

@@ -208,6 +208,23 @@ END $$;
 CREATE CONSTRAINT TRIGGER again AFTER INSERT ON hostile.done DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hostile.again();
 SELECT pg_temp.send(pg_temp.event('deferred'));
 
+--
+-- Events that a call puts away for a circuit which closes, or doesn't cover them, are not left behind
+--
+DROP TRIGGER again ON hostile.done;
+SELECT circuit_open('hostile', 'HostileEvent');
+UPDATE circuit SET reason = 'failures', probe_at = now() WHERE worker_type = 'hostile';
+SELECT pg_temp.send(pg_temp.event('probe'), pg_temp.event('with1'), pg_temp.event('with2'));
+SELECT pg_temp.tick();
+TABLE pending;
+CREATE OR REPLACE FUNCTION hostile.try(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM * FROM hostile.nowhere; END $$;
+SELECT circuit_open('hostile', 'HostileTry', 'hostile_a');
+UPDATE circuit SET reason = 'failures', probe_at = now() WHERE worker_type = 'hostile';
+SELECT pg_temp.send(pg_temp.event('broken_a', type => 'HostileTry'), pg_temp.event('broken_b', type => 'HostileTry', tenant => 'hostile_b'));
+SELECT event_type, tenant_id, reason FROM circuit WHERE worker_type = 'hostile' ORDER BY 2;
+SELECT circuit_close('hostile', 'HostileTry'), circuit_close('hostile', 'HostileTry', 'hostile_a');
+SELECT event_id, next_attempt_at = 'infinity' AS for_ever FROM event_pending WHERE worker_type = 'hostile' ORDER BY id;
+
 DROP VIEW pending, keys;
 DROP SCHEMA hostile CASCADE;
 SELECT retry_policy_delete(worker_type => 'hostile');

@@ -34,7 +34,8 @@ ISOLATION = \
 	claim \
 	config \
 	fence \
-	dead_letter
+	dead_letter \
+	circuit
 
 # test/t/NNN_NAME.pl
 TAP = \
