@@ -133,7 +133,14 @@ DELETE FROM circ_test.bad;
 SELECT circuit_open('circ', 'CircNone');
 SELECT circuit_open('circ', 'CircOne', 'circ_none');
 SELECT circuit_open('nobody', 'CircOne');
+CREATE ROLE regress_circ_operator IN ROLE sentinai_operator;
+CREATE ROLE regress_circ_viewer IN ROLE sentinai_viewer;
+SET ROLE regress_circ_viewer;
+SELECT circuit_open('circ', 'CircOne', NULL, 'may not');
+SET ROLE regress_circ_operator;
 SELECT circuit_open('circ', 'CircOne', NULL, 'maintenance of the ledger');
+SELECT event_type, reason, actor = session_user FROM circuit_list() WHERE worker_type = 'circ';
+RESET ROLE;
 SELECT pg_temp.send('m1 CircOne circ_a M');
 SELECT event_type, reason, error_message, probe_at FROM circuit_list() WHERE worker_type = 'circ';
 \echo -- too much waits: nothing new is read, due work goes on
@@ -142,7 +149,10 @@ SELECT next_offset AS before FROM kafka_offset WHERE group_id = 'circ' \gset
 SELECT pg_temp.send('m2 CircTwo circ_a M2');
 SELECT next_offset = :before FROM kafka_offset WHERE group_id = 'circ';
 RESET sentinai.pending_max;
+SET ROLE regress_circ_operator;
 SELECT circuit_close('circ', 'CircOne');
+RESET ROLE;
+DROP ROLE regress_circ_operator, regress_circ_viewer;
 SELECT pg_temp.send('m2 CircTwo circ_a M2');
 SELECT count(*) FROM event_pending WHERE worker_type = 'circ';
 SELECT count(*) FROM key_state WHERE worker_type = 'circ';

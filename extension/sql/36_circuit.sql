@@ -38,7 +38,7 @@ COMMENT ON FUNCTION sentinai.circuit_list() IS 'The open circuits, oldest first.
 
 CREATE FUNCTION sentinai.circuit_open(worker_type text, event_type text, tenant_id text DEFAULT NULL, reason text DEFAULT NULL)
 	RETURNS void
-	LANGUAGE plpgsql VOLATILE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 #variable_conflict use_column
@@ -65,7 +65,7 @@ COMMENT ON FUNCTION sentinai.circuit_open(text, text, text, text) IS
 	'Forces a circuit open until circuit_close(): the events of the worker type and event type (of one tenant, or of all where tenant_id is NULL) wait, and no probe is made. reason: shown in circuit_list(). Raises SN002, SN004, SN005.';
 
 CREATE FUNCTION sentinai.circuit_close(worker_type text, event_type text, tenant_id text DEFAULT NULL) RETURNS bigint
-	LANGUAGE plpgsql VOLATILE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 #variable_conflict use_column

@@ -77,7 +77,7 @@ BEGIN
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
-				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard'])
+				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -113,7 +113,7 @@ BEGIN
 		 WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace
 		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
-				'worker_instance', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
+				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'outbox_failed', 'exceptions', 'exception', 'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
