@@ -420,7 +420,7 @@ sn_claim(SnBatch *batch)
 
 		if (work->outcome == SN_TODO && work->fresh && work->replay != NULL)
 			claim_replay(batch, work);
-		else if (work->outcome == SN_TODO && work->replay != NULL && work->replay->reassigned)
+		else if (work->outcome == SN_TODO && !work->claimed && work->replay != NULL && work->replay->reassigned)
 			claim_reassigned(batch, work);
 		if (work->outcome == SN_TODO && !work->claimed)
 			works[n++] = work;
