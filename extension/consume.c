@@ -14,6 +14,9 @@
  *	settle		settle.c		writes what became of each event, and moves the positions
  *	(answer)	answer.c
  *
+ * While a session looks for a record that kills the server (suspect.c) the others are refused before the fence, and its own
+ * calls handle one event.
+ *
  * Everything behind the fence is one subtransaction, so that a call that has to give up keeps its locks and answers why.
  * Limits will stand between order and handle: an event over its tenant's rate is deferred as one of a suspended tenant is.
  */
@@ -30,6 +33,7 @@
 #include "metrics.h"
 #include "sentinai.h"
 #include "spi.h"
+#include "suspect.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -215,14 +219,17 @@ run_steps(SnBatch *batch)
 	if (batch->pause != NULL)
 		leave_records(batch);
 	sn_pending_due(batch);
+	sn_suspect_select(batch);
 	sn_screen(batch);
 	sn_metric_processing(batch->n_work);
 	sn_claim(batch);
 	sn_circuit_screen(batch);
 	sn_key_order(batch);
+	sn_suspect_convict(batch);
 	sn_handle(batch);
 	sn_circuit_judge(batch);
 	sn_settle(batch);
+	sn_suspect_settle(batch);
 }
 
 /*
@@ -272,6 +279,8 @@ run_batch(SnBatch *batch, FunctionCallInfo fcinfo)
 
 	if (batch->handler_version != 0 && batch->handler_version != batch->worker_type->version)
 		return sn_answer(batch, fcinfo, NULL, 0, true);
+	if (!sn_suspect_admit())
+		return sn_answer(batch, fcinfo, "another session looks for a record that kills the server", 0, false);
 	fence(batch);
 	refuse_deferred_rows(batch);
 	stop = try_steps(batch, &split);

@@ -158,6 +158,13 @@ typedef struct SnBatch
 	struct SnCircuit *circuits;	/* open ones of the worker type */
 	const char *pause;			/* why no records are taken for now, NULL: they are */
 
+	/* while this session looks for a record that kills the server: the one event of the call */
+	bool		suspect;
+	int			suspect_marks;
+	SnPartition *suspect_partition;
+	int64		suspect_pending_id;	/* 0: a new record */
+	int64		suspect_offset;
+
 	int			n_work;
 	int			max_work;
 	SnWork	  **work;			/* due work first, then new records in order */
@@ -222,6 +229,7 @@ extern void sn_key_finish(SnBatch *batch);
 
 /* handle.c */
 extern void sn_handle(SnBatch *batch);
+extern void sn_handle_fail(SnBatch *batch, SnWork *work);
 
 /* settle.c */
 extern void sn_settle(SnBatch *batch);

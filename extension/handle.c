@@ -31,6 +31,7 @@
 #include "spi.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "suspect.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -511,8 +512,8 @@ replay_waits(const SnWork *work)
 }
 
 /* Decides what becomes of an event that failed, and parks what stands behind it. */
-static void
-fail_work(SnBatch *batch, SnWork *work)
+void
+sn_handle_fail(SnBatch *batch, SnWork *work)
 {
 	SnFailure  *failure = &work->failure;
 	SnRetryDecision decision = sn_retry_decide(batch->worker_type->name, work->event.tenant_id, work->event.event_type,
@@ -635,7 +636,7 @@ fail_named(Slice *slice)
 {
 	for (int i = 0; i < slice->n; i++)
 		if (to_handle(slice->works[i]) && slice->works[i]->failure.error_type != NULL)
-			fail_work(slice->batch, slice->works[i]);
+			sn_handle_fail(slice->batch, slice->works[i]);
 }
 
 static void run_slice(SnBatch *batch, SnWork **works, int n);
@@ -684,7 +685,7 @@ run_slice(SnBatch *batch, SnWork **works, int n)
 		if (culprit >= 0)
 		{
 			works[culprit]->failure = failure;
-			fail_work(batch, works[culprit]);
+			sn_handle_fail(batch, works[culprit]);
 		}
 		if (culprit < 0 || (++reruns > MAX_RERUNS && left > 2))
 		{
@@ -723,6 +724,7 @@ clean_session(SnBatch *batch)
 	if (batch->in_block)
 		return;
 	LockReleaseSession(USER_LOCKMETHOD);
+	sn_suspect_keep();
 	if (sn_execute(&read_channels, NULL, NULL) == 0)
 		Async_UnlistenAll();
 }

@@ -28,5 +28,6 @@
  */
 #define SN_LOCK_ACTIVATION 0x534E4702 /* 0: activate(), and making partitions */
 #define SN_LOCK_PUBLISHER 0x534E4703  /* 0: session lock of the active publisher */
+#define SN_LOCK_SUSPECT 0x534E4704	  /* 0: shared by calls of consume(); exclusive: suspect.c */
 
 #endif /* SENTINAI_H */

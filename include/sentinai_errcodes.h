@@ -29,6 +29,7 @@
 	X(SN_FENCED, "SN018", "fenced") \
 	X(SN_IN_USE, "SN019", "in_use") \
 	X(SN_SPLIT, "SN030", "split") \
-	X(SN_CIRCUIT_OPEN, "SN031", "circuit_open")
+	X(SN_CIRCUIT_OPEN, "SN031", "circuit_open") \
+	X(SN_HANDLER_CRASHED, "SN032", "handler_crashed")
 
 #endif							/* SENTINAI_ERRCODES_H */

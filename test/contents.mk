@@ -18,7 +18,8 @@ REGRESS = \
 	consume_hostile \
 	handle \
 	key_order \
-	circuit
+	circuit \
+	suspect
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -35,7 +36,8 @@ ISOLATION = \
 	config \
 	fence \
 	dead_letter \
-	circuit
+	circuit \
+	suspect
 
 # test/t/NNN_NAME.pl
 TAP = \
@@ -53,6 +55,7 @@ TAP = \
 	120_kill \
 	130_role \
 	140_poison \
+	150_suspect \
 	150_topic \
 	200_runbook \
 	210_docs \

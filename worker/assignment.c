@@ -172,5 +172,14 @@ partition_release_hold(Partition *part)
 	part->alone = false;
 	part->backoff_ms = 0;
 	part->hold_until_ms = 0;
+	part->breaks = 0;
+	part->broken = false;
 	return was;
+}
+
+void
+partition_note_break(Partition *part, bool broke)
+{
+	part->breaks += broke;
+	part->broken = broke;
 }

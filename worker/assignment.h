@@ -66,6 +66,8 @@ typedef struct Partition
 	bool alone;			   /* a call with it failed: it is sent by itself */
 	int64_t hold_until_ms; /* alone ones: not before */
 	int64_t backoff_ms;
+	int breaks;	 /* calls with it that broke the connection since the last good one */
+	bool broken; /* the last one did */
 } Partition;
 
 extern const char *partition_state_name(PartitionState state);
@@ -109,5 +111,7 @@ extern void partition_start(Partition *part, int64_t offset);
 extern bool partition_hold(Partition *part, int64_t now);
 /* A call with it went well. True: it was alone before. */
 extern bool partition_release_hold(Partition *part);
+/* A call with it has failed: whether that broke the connection, and not because the server shut down. */
+extern void partition_note_break(Partition *part, bool broke);
 
 #endif /* WORKER_ASSIGNMENT_H */

@@ -55,6 +55,8 @@ typedef struct Processor
 	int64_t committed_ms; /* when positions were last committed to Kafka */
 	bool idle;			  /* the last round had no partition to work for */
 	bool reload;		  /* the type must be fetched again */
+	bool searching;		  /* in suspect mode: see suspect.c */
+	int64_t due;		  /* how many events of the last good call came from event_pending */
 } Processor;
 
 typedef struct Consume
@@ -98,5 +100,9 @@ extern void *assigner_main(void *arg);
 
 /* ---- processor.c ---- */
 extern void *processor_main(void *arg);
+/* One call of consume() with what the taken partitions are to send, and its answer. True: it was done. */
+extern bool processor_call(Processor *p, int n_records);
+/* Each of the taken partitions goes by itself from now on, after a back-off. True: one of them didn't before. */
+extern bool processor_hold(Processor *p);
 
 #endif /* WORKER_CONSUME_INTERNAL_H */

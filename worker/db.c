@@ -35,6 +35,7 @@ struct Db
 	int64_t backoff_ms;
 	int64_t next_attempt_ms;
 	DbError error;
+	char farewell[6]; /* SQLSTATE with which the server ended the session, "": it said nothing */
 	const DbStatement *prepared[MAX_PREPARED];
 	int n_prepared;
 
@@ -164,6 +165,8 @@ static void
 lose(Db *db)
 {
 	close_session(db);
+	if (db->error.sqlstate[0] == '\0')
+		snprintf(db->error.sqlstate, sizeof(db->error.sqlstate), "%s", db->farewell);
 	db->error.lost = true;
 	db->error.kind = DB_INFRASTRUCTURE;
 	count_down(db, db->error.message, db->error.hint);
@@ -212,6 +215,19 @@ db_interrupt(Db *db)
 }
 
 /*
+ * Class 57P says that the server ends the session: a shutdown (57P01, an error), or another session's crash (57P02, a
+ * notice). What libpq says itself when the connection breaks comes after it, and would hide it.
+ */
+static void
+note_farewell(Db *db, const PGresult *res)
+{
+	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+	if (sqlstate != NULL && strncmp(sqlstate, "57P", 3) == 0)
+		snprintf(db->farewell, sizeof(db->farewell), "%s", sqlstate);
+}
+
+/*
  * The result of what was sent. At PHASE_ABORTING the statement is cancelled; a server that doesn't answer then is given up.
  */
 static PGresult *
@@ -247,6 +263,7 @@ take_result(Db *db)
 		res = PQgetResult(db->conn);
 		if (res == NULL)
 			return last;
+		note_farewell(db, res);
 		PQclear(last);
 		last = res;
 	}
@@ -366,9 +383,9 @@ setup_session(Db *db)
 }
 
 static void
-ignore_notice(void *arg, const PGresult *res)
+take_notice(void *arg, const PGresult *res)
 {
-	(void) arg;
+	note_farewell(arg, res);
 	log_debug("notice of the database", F_TEXT("text", PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)));
 }
 
@@ -396,6 +413,7 @@ db_try_connect(Db *db)
 		return true;
 	if (now_ms() < db->next_attempt_ms)
 		return false;
+	db->farewell[0] = '\0';
 	db->conn = connect_start(db);
 	if (db->conn == NULL || PQstatus(db->conn) == CONNECTION_BAD)
 	{
@@ -403,7 +421,7 @@ db_try_connect(Db *db)
 		attempt_failed(db);
 		return false;
 	}
-	PQsetNoticeReceiver(db->conn, ignore_notice, NULL);
+	PQsetNoticeReceiver(db->conn, take_notice, db);
 	if (!connect_finish(db) || PQsetnonblocking(db->conn, 1) != 0)
 	{
 		attempt_failed(db);

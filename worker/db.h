@@ -41,7 +41,7 @@ typedef struct DbError
 {
 	DbErrorKind kind;
 	bool lost;		   /* the connection is gone */
-	char sqlstate[6];  /* "" where there is none (a broken connection) */
+	char sqlstate[6];  /* "" where there is none (the connection broke, and the server had not said why) */
 	char message[600]; /* one line each, "" where missing */
 	char detail[600];
 	char hint[600];
@@ -109,8 +109,15 @@ extern const char *db_text(const PGresult *res, int row, const char *name);
 extern int64_t db_int(const PGresult *res, int row, const char *name, int64_t otherwise);
 extern bool db_bool(const PGresult *res, int row, const char *name);
 
-/* Exposed for tests. */
+/* By the SQLSTATE alone. */
 extern DbErrorKind db_error_kind(const char *sqlstate);
+
+/* The connection broke in the call, and nothing that the server said explains it: its backend may have crashed. */
+static inline bool
+db_error_crash(const DbError *error)
+{
+	return error->lost && db_error_kind(error->sqlstate) == DB_OTHER;
+}
 
 /* The live session, for what isn't covered here (PQserverVersion). NULL: none. */
 extern PGconn *db_raw(Db *db);

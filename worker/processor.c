@@ -24,6 +24,7 @@
 #include "filter.h"
 #include "log.h"
 #include "sentinai_envelope.h"
+#include "suspect.h"
 
 /* A batch ends with the chunk that reaches this; records are at most a few MiB. */
 #define BATCH_BYTES (16 * 1024 * 1024)
@@ -441,8 +442,8 @@ log_stats(const char *stats)
 }
 
 /* Each of the call's partitions goes by itself from now on. True: one of them didn't before. */
-static bool
-hold_taken(Processor *p)
+bool
+processor_hold(Processor *p)
 {
 	int64_t now = now_ms();
 	bool first = false;
@@ -496,7 +497,8 @@ note_reload(Processor *p)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static void
+/* True: it was done. */
+static bool
 answer(Processor *p, const PGresult *res)
 {
 	const char *stop = db_text(res, 0, "stop");
@@ -511,14 +513,16 @@ answer(Processor *p, const PGresult *res)
 	if (stop != NULL)
 	{
 		health_bad(p->c->w, HEALTH_CONSUME, stop, NULL);
-		hold_taken(p);
-		return;
+		processor_hold(p);
+		return false;
 	}
-	note_limit(p, split);
+	p->due = db_int(res, 0, "due", 0);
+	if (!p->searching)
+		note_limit(p, split);
 	if (db_bool(res, 0, "reload"))
 	{
 		note_reload(p);
-		return;
+		return false;
 	}
 	for (int row = 0; row < PQntuples(res); row++)
 	{
@@ -527,8 +531,9 @@ answer(Processor *p, const PGresult *res)
 		if (taken != NULL)
 			answer_partition(p, taken, res, row);
 	}
-	for (int i = 0; i < p->n_taken && split <= 0; i++)
+	for (int i = 0; i < p->n_taken && split <= 0 && !p->searching; i++)
 		consume_unhold(p->c, p->taken[i].part);
+	return split <= 0;
 }
 
 /* The call raised an error: nothing of it has happened. */
@@ -544,7 +549,9 @@ call_failed(Processor *p)
 		worker_fail(p->c->w, error->message, error->detail, error->hint);
 		return;
 	}
-	first = hold_taken(p);
+	for (int i = 0; i < p->n_taken; i++)
+		partition_note_break(p->taken[i].part, db_error_crash(error) && !worker_stopping(p->c->w));
+	first = processor_hold(p);
 	if (error->lost || worker_stopping(p->c->w))
 		return;
 	health_bad(p->c->w, HEALTH_CONSUME, error->message, error->hint);
@@ -553,10 +560,11 @@ call_failed(Processor *p)
 		   F_TEXT("detail", error->detail[0] ? error->detail : NULL), F_INT("partitions", p->n_taken));
 }
 
-static void
-call(Processor *p, int n_records)
+bool
+processor_call(Processor *p, int n_records)
 {
 	Worker *w = p->c->w;
+	bool done = false;
 	PGresult *res;
 	DbParam params[3] = {DB_TEXT(w->config.worker_type), DB_TEXT(p->c->group_id)};
 
@@ -565,18 +573,19 @@ call(Processor *p, int n_records)
 		/* Nothing that fits into librdkafka's limits comes here; one by one at least the others go on. */
 		log_error("a batch is larger than the format allows", F_INT("records", n_records));
 		p->limit = p->limit > 1 ? p->limit / 2 : 1;
-		hold_taken(p);
-		return;
+		processor_hold(p);
+		return false;
 	}
 	params[2] = DB_BYTES(p->batch.data, (int) p->batch.length);
 	metrics_in_processing(w->metrics, n_records);
 	res = db_call(p->db, &statement_consume, params);
 	metrics_in_processing(w->metrics, -n_records);
 	if (res != NULL)
-		answer(p, res);
+		done = answer(p, res);
 	else
 		call_failed(p);
 	PQclear(res);
+	return done;
 }
 
 /* ---- a round ---- */
@@ -627,9 +636,14 @@ round_once(Processor *p)
 		if (p->taken[i].gap)
 			detach(p, p->taken[i].part, "the broker doesn't have the position", 0);
 	n = share_out(p);
-	if (p->n_taken > 0 && (n > 0 || now_ms() >= p->tick_ms))
+	if (suspect_wanted(p))
 	{
-		call(p, n);
+		suspect_search(p);
+		tell_broker(p);
+	}
+	else if (p->n_taken > 0 && (n > 0 || now_ms() >= p->tick_ms))
+	{
+		processor_call(p, n);
 		tell_broker(p);
 		more |= n > 0 || p->tick_ms <= now_ms();
 	}

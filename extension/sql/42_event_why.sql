@@ -90,7 +90,8 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 				format('retry %s is due since %s, and waits for the reader of %s/%s', p.retry_count, p.next_attempt_at,
 					   p.topic, p.partition)
 			WHEN p.next_attempt_at > now() THEN format('%s, due at %s', p.status, p.next_attempt_at)
-			ELSE format('due since %s, and waits for the reader of %s/%s', p.next_attempt_at, p.topic, p.partition) END;
+			ELSE format('due since %s, and waits for the reader of %s/%s', p.next_attempt_at, p.topic, p.partition) END
+			|| coalesce(sentinai.suspect_words($3, p.topic, p.partition, p.id, p.origin_offset), '');
 		IF p.dlq_id IS NOT NULL THEN
 			answer.reason := format('retry of dead letter %s: %s', p.dlq_id, answer.reason);
 		END IF;
@@ -279,6 +280,7 @@ CREATE FUNCTION sentinai.event_why_unclaimed(tenant_id text, event_id text, work
 				 WHEN v_since > l.created_at THEN 'not_handled' ELSE 'lost' END,
 			CASE WHEN coalesce(v_place.next_offset, 0) <= l.kafka_offset THEN
 					format('not yet read: it is at %s/%s/%s, %s', l.topic, l.partition, l.kafka_offset, v_place.words)
+					|| coalesce(sentinai.suspect_words($3, l.topic, l.partition, 0, l.kafka_offset), '')
 				 WHEN v_since > l.created_at THEN
 					format('it came at %s, before worker type %s got its handler at %s', l.created_at, $3, v_since)
 				 ELSE format('lost: it is at %s/%s/%s, %s, and nothing claims it', l.topic, l.partition, l.kafka_offset, v_place.words) END,

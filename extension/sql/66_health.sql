@@ -159,6 +159,20 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 		   'Its events wait. A probe that succeeds closes it, or circuit_close().'
 	  FROM sentinai.circuit c
 	UNION ALL
+	SELECT 'suspect_mode', format('process %s looks for a record that kills the server; the other sessions handle nothing', s.pid),
+		   format('It ends by itself, with a dead letter handler_crashed where it finds one. SELECT pg_terminate_backend(%s) ends it now.', s.pid)
+	  FROM sentinai.suspect_session() s (pid) WHERE s.pid IS NOT NULL
+	UNION ALL
+	SELECT 'suspect', format('the event at %s/%s/%s is suspected of killing the server by its handler of worker type %s: marked %s times, at %s',
+							 s.topic, s.partition, s.kafka_offset, s.worker_type, s.marks, s.marked_at),
+		   'See the server log for what crashed. A third mark makes it a dead letter handler_crashed.'
+	  FROM sentinai.suspect s
+	 WHERE s.marks > 1
+	   AND CASE WHEN s.pending_id <> 0 THEN EXISTS (SELECT FROM sentinai.event_pending p WHERE p.id = s.pending_id)
+				ELSE NOT EXISTS (SELECT FROM sentinai.kafka_offset k JOIN sentinai.worker_type_effective w ON w.group_id = k.group_id
+								  WHERE w.name = s.worker_type AND k.topic = s.topic AND k.partition = s.partition
+									AND k.next_offset > s.kafka_offset) END
+	UNION ALL
 	SELECT 'pending_full', format('%s events of worker type %s wait, sentinai.pending_max is %s', p.n, p.worker_type,
 								  current_setting('sentinai.pending_max')),
 		   'event_why() says what an event waits for.'

@@ -67,7 +67,7 @@ BEGIN
 			-- What sentinai-worker calls, and no more: these run as their owner.
 			('sentinai_worker', ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock',
 				'outbox_read', 'outbox_unpublished', 'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db',
-				'health_workers', 'metrics', 'dlq_size', 'is_active', 'version']),
+				'health_workers', 'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end']),
 			('sentinai_handler', ARRAY['emit', 'fail', 'version']),
 			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version']),
 			('sentinai_platform', ARRAY['emit', 'fail', 'version', 'intake_handle', 'intake_deadline']),
@@ -115,7 +115,7 @@ BEGIN
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
 				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
-				'dlq_receipt', 'outbox_failed', 'exceptions', 'exception', 'exception_event'])
+				'dlq_receipt', 'outbox_failed', 'suspect', 'exceptions', 'exception', 'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2
 	LOOP

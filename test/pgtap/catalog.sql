@@ -109,7 +109,7 @@ SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g WHERE g.grantee = 'sentinai_worker'::regrole
 $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock', 'outbox_read',
 		  'outbox_rewind', 'outbox_unpublished', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
-		  'metrics', 'dlq_size', 'is_active', 'version'],
+		  'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end'],
 	'a worker may call what its pumps need and nothing else');
 
 SELECT set_eq($$
@@ -138,6 +138,7 @@ SELECT is_empty($$
 	   AND c.relname NOT IN (
 			'activation',			-- names this database; a copy of the database must not be active
 			'retry_policy',			-- what the script installed; changes stand in retry_policy_override
+			'suspect',				-- what crashed that server is found out anew on another one
 			'worker_instance')		-- heartbeats, which come back within seconds
 $$, 'every table is dumped with its rows, or stands here with the reason why not');
 
