@@ -6,11 +6,12 @@ use Digest::SHA qw(hmac_sha256_hex);
 
 my $t = Sentinai::Test->new(kafka => 1);
 my %environment = (WORKER_TYPE => 'intake', HTTP_PORT => 0, LINGER_MS => 5);
-my $serial = 0;    # of rows of topic orders; their value
+my $orders;    # topic of a section's rows; one of its own, so that a check reads no more than those
+my $topics = 0;
+my $serial;    # of those rows; their value
 my $keys = 100;
 
 $t->topic(exceptions => 2);
-$t->topic(orders => 6);
 $t->topic(forms => 3);
 $t->sql(q{SELECT sentinai.tenant_add('T1')});
 
@@ -58,11 +59,13 @@ for my $record (grep { $_ != $replay } @forms)
 
 # ---------------------------------------------------------------- order, and clean stops
 
+new_orders();
 add_rows(5000);
 published();
 my %orders = check_orders('after a plain run');
 is($orders{repeats}, 0, 'nothing is repeated');
 
+new_orders();
 add_rows(20_000, 20_000);
 is($worker->stop, 0, 'SIGTERM with rows on their way: status 0');
 $worker->start;
@@ -85,6 +88,7 @@ interrupted('the session of the publisher', sub {
 
 my $second = $t->worker(%environment, name => 'second');
 $second->wait_log(qr/state="standby: another process publishes"/);
+new_orders();
 add_rows(5000);
 published();
 is(metric($worker, 'sentinai_publisher_active'), 1, 'one publishes');
@@ -95,9 +99,11 @@ is(metric($second, 'sentinai_publisher_active'), 1, 'the other has taken over');
 # ---------------------------------------------------------------- a topic that can't take its rows
 
 $t->sql(q{SELECT sentinai.outbox_add('missing', NULL, 'k', NULL, convert_to(g::text, 'UTF8')) FROM generate_series(1, 20) g});
+new_orders();
 add_rows(1000);
-$t->wait_for_sql(q{SELECT id FROM sentinai.outbox_watermark WHERE topic = 'orders'},
-	$t->sql(q{SELECT max(id) FROM sentinai.outbox WHERE topic = 'orders'}), name => 'other topics go on');
+$t->wait_for_sql(
+	qq{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
+		WHERE topic = '$orders' AND o.id > coalesce(w.id, 0)}, '0', name => 'other topics go on');
 $t->wait_for('health to name the topic', sub { ($second->http('/health'))[1] =~ /"publish":\{"status":"failing"[^}]*topic missing: / });
 is(($second->http('/health'))[0], 200, 'degraded is no failure');
 is(metric($second, 'sentinai_outbox_blocked_topics'), 1, 'and a metric to count it');
@@ -113,7 +119,15 @@ done_testing();
 
 # ================================================================
 
-# Rows of topic orders with values that go on from the last one, keys in turn, in transactions of 500 or as given.
+sub new_orders
+{
+	$orders = 'orders_' . ++$topics;
+	$serial = 0;
+	$t->topic($orders => 6);
+	return;
+}
+
+# Rows of the topic with values that go on from the last one, keys in turn, in transactions of 500 or as given.
 sub add_rows
 {
 	my ($n, $size) = @_;
@@ -125,7 +139,7 @@ sub add_rows
 DO \$\$
 BEGIN
 	FOR i IN 0 .. ($n - 1) / $size LOOP
-		PERFORM sentinai.outbox_add('orders', NULL, convert_to('k' || g % $keys, 'UTF8'), NULL, convert_to(g::text, 'UTF8'))
+		PERFORM sentinai.outbox_add('$orders', NULL, convert_to('k' || g % $keys, 'UTF8'), NULL, convert_to(g::text, 'UTF8'))
 		   FROM generate_series($first + i * $size, least($first + (i + 1) * $size - 1, $serial)) g;
 		COMMIT;
 	END LOOP;
@@ -150,9 +164,11 @@ sub interrupted
 	my ($what, $break) = @_;
 	my $left = 0;
 
-	for (1 .. 10)
+	new_orders();
+	for my $turn (0 .. 3)
 	{
-		add_rows(15_000, 15_000);
+		my $n = 10_000 * 4**$turn;
+		add_rows($n, $n);
 		$break->();
 		$left = $t->sql(
 			q{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
@@ -174,7 +190,7 @@ sub check_orders
 	my $reversed = 0;
 	my $repeats = 0;
 
-	for my $record ($t->records('orders'))
+	for my $record ($t->records($orders))
 	{
 		if ($seen{ $record->{value} }++)
 		{
