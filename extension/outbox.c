@@ -54,11 +54,11 @@
 #include "utils/typcache.h"
 #include "utils/uuid.h"
 
+#include "insert.h"
 #include "outbox.h"
 #include "shmem.h"
 
-/* Rows of one insertion, and of one fetch of a read. */
-#define INSERT_CHUNK 256
+/* Rows of one fetch of a read. */
 #define FETCH_CHUNK 64
 
 #define OUTBOX_COLUMNS 12
@@ -150,83 +150,43 @@ current_table(void)
 	return current;
 }
 
-static void
-set_text(TupleTableSlot *slot, int column, const char *value)
-{
-	slot->tts_isnull[column] = value == NULL;
-	slot->tts_values[column] = value ? CStringGetTextDatum(value) : (Datum) 0;
-}
-
-static void
-set_datum(TupleTableSlot *slot, int column, Datum value, bool isnull)
-{
-	slot->tts_isnull[column] = isnull;
-	slot->tts_values[column] = value;
-}
-
 /* In the order of the columns of outbox_0. */
 static void
 fill_slot(TupleTableSlot *slot, const SnOutboxRow *row)
 {
-	ExecClearTuple(slot);
-	set_datum(slot, 0, Int64GetDatum(row->id), false);
-	set_text(slot, 1, row->topic);
-	set_datum(slot, 2, Int32GetDatum(row->partition), row->partition < 0);
-	set_datum(slot, 3, row->key, row->key == 0);
-	set_datum(slot, 4, row->headers, row->headers == 0);
-	set_datum(slot, 5, row->value, row->value == 0);
-	set_text(slot, 6, row->tenant_id);
-	set_text(slot, 7, row->event_id);
-	set_text(slot, 8, row->event_type);
-	set_datum(slot, 9, Int64GetDatum(row->dlq_id), row->dlq_id == 0);
-	set_datum(slot, 10, row->dlq_token ? DirectFunctionCall1(uuid_in, CStringGetDatum(row->dlq_token)) : (Datum) 0,
-			  row->dlq_token == NULL);
-	set_datum(slot, 11, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()), false);
+	sn_insert_datum(slot, 0, Int64GetDatum(row->id), false);
+	sn_insert_text(slot, 1, row->topic);
+	sn_insert_datum(slot, 2, Int32GetDatum(row->partition), row->partition < 0);
+	sn_insert_datum(slot, 3, row->key, row->key == 0);
+	sn_insert_datum(slot, 4, row->headers, row->headers == 0);
+	sn_insert_datum(slot, 5, row->value, row->value == 0);
+	sn_insert_text(slot, 6, row->tenant_id);
+	sn_insert_text(slot, 7, row->event_id);
+	sn_insert_text(slot, 8, row->event_type);
+	sn_insert_datum(slot, 9, Int64GetDatum(row->dlq_id), row->dlq_id == 0);
+	sn_insert_datum(slot, 10,
+					row->dlq_token ? DirectFunctionCall1(uuid_in, CStringGetDatum(row->dlq_token)) : (Datum) 0,
+					row->dlq_token == NULL);
+	sn_insert_datum(slot, 11, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()), false);
 	ExecStoreVirtualTuple(slot);
-}
-
-/* Like COPY: a page at a time, then the index. */
-static void
-insert_rows(Relation rel, ResultRelInfo *info, EState *estate, TupleTableSlot **slots, SnOutboxRow *rows, int n)
-{
-	for (int i = 0; i < n; i++)
-		fill_slot(slots[i], &rows[i]);
-	table_multi_insert(rel, slots, n, GetCurrentCommandId(true), 0, NULL);
-	for (int i = 0; i < n; i++)
-	{
-		list_free(SN_INSERT_INDEX_TUPLES(info, slots[i], estate));
-		ResetPerTupleExprContext(estate);
-	}
 }
 
 static void
 insert_all(int table, SnOutboxRow *rows, int n)
 {
 	char name[NAMEDATALEN];
-	TupleTableSlot *slots[INSERT_CHUNK];
-	int n_slots = Min(n, INSERT_CHUNK);
-	EState *estate = CreateExecutorState();
-	ResultRelInfo *info = makeNode(ResultRelInfo);
+	SnInsert insert;
 	Relation rel;
 
 	snprintf(name, sizeof(name), "outbox_%d", table);
 	rel = table_open(outbox_relid(name), RowExclusiveLock);
 	if (RelationGetDescr(rel)->natts != OUTBOX_COLUMNS)
 		elog(ERROR, "table sentinai.%s does not have %d columns", name, OUTBOX_COLUMNS);
-	InitResultRelInfo(info, rel, 1, NULL, 0);
-	ExecOpenIndices(info, false);
-	for (int i = 0; i < n_slots; i++)
-		slots[i] = table_slot_create(rel, NULL);
-
-	for (int i = 0; i < n; i += INSERT_CHUNK)
-		insert_rows(rel, info, estate, slots, rows + i, Min(n - i, INSERT_CHUNK));
-
-	for (int i = 0; i < n_slots; i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
-	ExecCloseIndices(info);
-	FreeExecutorState(estate);
+	sn_insert_begin(&insert, rel);
+	for (int i = 0; i < n; i++)
+		fill_slot(sn_insert_slot(&insert), &rows[i]);
+	sn_insert_end(&insert);
 	table_close(rel, NoLock);
-	CommandCounterIncrement();
 }
 
 void

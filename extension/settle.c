@@ -7,11 +7,16 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "consume.h"
 #include "dead_letter.h"
 #include "emit.h"
+#include "executor/executor.h"
 #include "guc.h"
+#include "insert.h"
 #include "outbox.h"
 #include "sentinai.h"
 #include "sentinai_wire.h"
@@ -20,8 +25,11 @@
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
 
-/* The columns of an event_log row, as arrays. */
+/* The columns of an event_log row, as arrays; created_at is the last one, behind them. */
 enum
 {
 	LOG_TENANT, LOG_EVENT, LOG_TYPE, LOG_EXCEPTION, LOG_TIME, LOG_CORRELATION, LOG_PAYLOAD, LOG_METADATA, LOG_VERSION,
@@ -266,13 +274,84 @@ log_emit(SnColumn *columns, SnBatch *batch, const SnEmit *emit)
 	sn_column_add(&columns[LOG_OFFSET], (Datum) 0, true);
 }
 
+/* For what the short way isn't for. It raises the errors too, such as that of a day without a partition. */
+static void
+execute_insert_log(SnColumn *columns, TimestampTz now)
+{
+	Datum		values[LOG_COLUMNS + 1];
+
+	for (int c = 0; c < LOG_COLUMNS; c++)
+		values[c] = sn_column_array(&columns[c]);
+	values[LOG_COLUMNS] = TimestampTzGetDatum(now);
+	sn_execute(&insert_log, values, NULL);
+}
+
+/* Whether the executor would do no more than insert: no triggers, checks or columns of somebody else's. */
+static bool
+is_plain_log(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	return rel->rd_rel->relkind == RELKIND_RELATION && rel->trigdesc == NULL && desc->natts == LOG_COLUMNS + 1 &&
+		desc->constr != NULL && desc->constr->num_check == 0;
+}
+
+/* The partition of that time, locked; NULL: there is none, or not a plain one. Days are UTC's, as activation makes them. */
+static Relation
+open_log_partition(TimestampTz now)
+{
+	Oid			schema = get_namespace_oid("sentinai", false);
+	struct pg_tm tm;
+	fsec_t		fsec;
+	Oid			relid;
+	Relation	rel;
+
+	if (timestamp2tm(now, NULL, &tm, &fsec, NULL, NULL) != 0)
+		return NULL;
+	relid = get_relname_relid(psprintf("event_log_p%04d%02d%02d", tm.tm_year, tm.tm_mon, tm.tm_mday), schema);
+	rel = OidIsValid(relid) ? try_table_open(relid, RowExclusiveLock) : NULL;
+	if (rel == NULL)
+		return NULL;
+	if (rel->rd_rel->relispartition && is_plain_log(rel) &&
+		get_partition_parent(relid, true) == get_relname_relid("event_log", schema))
+		return rel;
+	table_close(rel, NoLock);
+	return NULL;
+}
+
+/*
+ * Writes the rows as COPY would. All of a call have one created_at, and so one partition. False: nothing was done, it takes
+ * the executor.
+ */
+static bool
+insert_log_rows(SnColumn *columns, TimestampTz now)
+{
+	Relation	rel = open_log_partition(now);
+	SnInsert	insert;
+
+	if (rel == NULL)
+		return false;
+	sn_insert_begin(&insert, rel);
+	for (int row = 0; row < columns[0].n; row++)
+	{
+		TupleTableSlot *slot = sn_insert_slot(&insert);
+
+		for (int c = 0; c < LOG_COLUMNS; c++)
+			sn_insert_datum(slot, c, columns[c].values[row], columns[c].nulls[row]);
+		sn_insert_datum(slot, LOG_COLUMNS, TimestampTzGetDatum(now), false);
+		ExecStoreVirtualTuple(slot);
+	}
+	sn_insert_end(&insert);
+	table_close(rel, NoLock);
+	return true;
+}
+
 /* What arrived from outside (by the topic's owner) and what was emitted; mode "failures" keeps failed events only. */
 static void
 write_log(SnBatch *batch)
 {
 	bool		all = strcmp(sn_event_log_mode, "full") == 0;
 	SnColumn	columns[LOG_COLUMNS];
-	Datum		values[LOG_COLUMNS + 1];
 	ListCell   *cell;
 
 	for (int c = 0; c < LOG_COLUMNS; c++)
@@ -289,10 +368,8 @@ write_log(SnBatch *batch)
 			log_emit(columns, batch, lfirst(cell));
 	if (columns[0].n == 0)
 		return;
-	for (int c = 0; c < LOG_COLUMNS; c++)
-		values[c] = sn_column_array(&columns[c]);
-	values[LOG_COLUMNS] = TimestampTzGetDatum(batch->now);
-	sn_execute(&insert_log, values, NULL);
+	if (!insert_log_rows(columns, batch->now))
+		execute_insert_log(columns, batch->now);
 }
 
 /* Kafka's key of an event: events of one exception go to one partition. */
