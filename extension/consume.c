@@ -72,7 +72,7 @@ static SnStatement lock_partitions = {
 void
 sn_split(SnBatch *batch, int size)
 {
-	batch->split_size = size;
+	batch->split_size = Max(size, 1);
 	ereport(ERROR,
 			(errcode(SN_ERRCODE("SN030")),
 			 errmsg("batch is too large to be handled in one transaction")));
@@ -259,7 +259,7 @@ try_steps(SnBatch *batch, bool *split)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(batch->context);
 		CurrentResourceOwner = owner;
-		*split = error->sqlerrcode == SN_ERRCODE("SN030");
+		*split = batch->split_size > 0;	/* not by the code: a handler may raise any */
 		if (!*split && (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 						sn_error_class(error->sqlerrcode, error->constraint_name) != SN_CLASS_STOP))
 			ReThrowError(error);

@@ -480,10 +480,10 @@ describe_error(ErrorData *error, SnFailure *failure)
 }
 
 static bool
-must_rethrow(const ErrorData *error, const SnFailure *failure)
+must_rethrow(const SnBatch *batch, const ErrorData *error, const SnFailure *failure)
 {
 	return (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !handler_timed_out) ||
-		error->sqlerrcode == SN_ERRCODE("SN030") || failure->error_class == SN_CLASS_STOP;
+		batch->split_size > 0 || failure->error_class == SN_CLASS_STOP;
 }
 
 static void
@@ -578,7 +578,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
 		describe_error(error, failure);
-		if (must_rethrow(error, failure))
+		if (must_rethrow(slice->batch, error, failure))
 		{
 			sn_emit_end();
 			ReThrowError(error);

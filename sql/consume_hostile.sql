@@ -225,6 +225,17 @@ SELECT event_type, tenant_id, reason FROM circuit WHERE worker_type = 'hostile' 
 SELECT circuit_close('hostile', 'HostileTry'), circuit_close('hostile', 'HostileTry', 'hostile_a');
 SELECT event_id, next_attempt_at = 'infinity' AS for_ever FROM event_pending WHERE worker_type = 'hostile' ORDER BY id;
 
+--
+-- A handler may raise any code, also one of ours, without being taken for us
+--
+DELETE FROM event_pending WHERE worker_type = 'hostile';
+CREATE OR REPLACE FUNCTION hostile.handle(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION USING ERRCODE = e.payload->>'code', MESSAGE = 'not me';
+END $$;
+SELECT code, pg_temp.send(pg_temp.event('code_' || code, payload => jsonb_build_object('code', code)))
+  FROM unnest('{SN030,SN007,SN013,SN018}'::text[]) AS u(code);
+
 DROP VIEW pending, keys;
 DROP SCHEMA hostile CASCADE;
 SELECT retry_policy_delete(worker_type => 'hostile');
