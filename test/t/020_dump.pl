@@ -77,6 +77,11 @@ is(
 		[ event('W_1', 'WorkToDo', 'X_1', '{}'), event('W_2', 'WorkToDo', 'X_2', '{"fail": 1}') ]),
 	'handled 1 duplicate 0 failed 1 dead 0 due 0', 'a handler of the user\'s too, and one event waits for its retry');
 $t->sql(q{UPDATE sentinai.event_pending SET next_attempt_at = now() + interval '1 day'});
+$t->sql(<<'SQL');
+INSERT INTO sentinai.outbox_blocked (id, topic, value, created_at) VALUES (0, 'missing', 'v', now());
+INSERT INTO sentinai.outbox_failed (id, topic, record_value, error, message, created_at)
+VALUES (0, 'small', 'v', 'MSG_SIZE_TOO_LARGE', 'too large', now());
+SQL
 
 my $secret = $t->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')});
 my $before = owned($t);
@@ -84,8 +89,8 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 
 # A table that is empty on both sides shows nothing; these have rows.
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
-	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state
-	exceptions exception_event))
+	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
+	outbox_failed exceptions exception_event))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
