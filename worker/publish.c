@@ -258,7 +258,9 @@ row_failed(Publish *p, WatermarkEntry *entry, const char *topic, int32_t partiti
 	}
 	log_debug("Kafka refused a record", F_TEXT("topic", topic), F_TEXT("error", rd_kafka_err2name(error)));
 	metrics_publish_failure(p->w->metrics, topic);
-	if (is_final(error) && (error != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || partition_is_missing(p, topic, partition)))
+	/* of many that come back together only one that was alone is worth a question to the broker */
+	if (is_final(error) && (!watermark_alone(entry) || error != RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
+							partition_is_missing(p, topic, partition)))
 		row_refused(p, entry, topic, error);
 	else
 		watermark_failed(p->marks, entry, rd_kafka_err2str(error), now_ms());

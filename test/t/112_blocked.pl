@@ -66,9 +66,9 @@ is($t->sql(q{SELECT string_agg(event_id, ' ' ORDER BY id) FROM sentinai.outbox_f
 for my $partition (0, 1)
 {
 	my @wanted = grep { $_ % 2 == $partition && $_ != 4 && $_ != 5 } 1 .. 10;
-	is_deeply([ values_of('small', $partition) ], \@wanted, "the others arrive in order, partition $partition");
+	is_deeply([ uniq(values_of('small', $partition)) ], \@wanted, "the others arrive in order, partition $partition");
 }
-is_deeply([ map { $_->{value} } $t->records('compacted') ], ['with one'], 'also behind one without the key that the topic wants');
+is_deeply([ uniq(map { $_->{value} } $t->records('compacted')) ], ['with one'], 'also behind one without the key that the topic wants');
 like($t->sql(q{SELECT string_agg(message, E'\n' ORDER BY message) FROM sentinai.health_problems() WHERE name = 'outbox_failed'}),
 	qr/^topic small has refused 3 records for good since .*, first record \d+: Broker: Message size too large$/m, 'health names them');
 $t->wait_for('the worker to name the blocked topic', sub { ($worker->http('/health'))[1] =~ /"publish":\{"status":"failing"[^}]*topic missing: / });
@@ -79,7 +79,7 @@ $t->topic(small => 8);
 $t->sql(q{SELECT sentinai.outbox_failed_retry(id) FROM sentinai.outbox_failed WHERE topic = 'small' ORDER BY id});
 $t->sql(q{SELECT sentinai.outbox_failed_discard(id, 'no use') FROM sentinai.outbox_failed});
 published('small');
-is_deeply([ sort map { (split / /, $_->{value})[0] } $t->records('small') ], [ 4, 5, 'nowhere' ], 'what was refused arrives when it is sent again');
+is_deeply([ uniq(sort map { (split / /, $_->{value})[0] } $t->records('small')) ], [ 4, 5, 'nowhere' ], 'what was refused arrives when it is sent again');
 my ($again) = grep { $_->{value} =~ /^4 / } $t->records('small');
 is_deeply([ @{ $again->{headers} }[0, 1], $again->{key}, $again->{partition} ], [ 'h', 'v', 'k', 0 ], 'as it was');
 is($t->sql(q{SELECT count(*) FROM sentinai.health_problems() WHERE name = 'outbox_failed'}), '0', 'health has no more to say');
@@ -140,5 +140,5 @@ sub values_of
 	return map { (split / /, $_->{value})[0] } grep { $_->{partition} == $partition } $t->records($topic);
 }
 
-# Without repeats
+# Without repeats: a producer that is replaced may have sent what it was not told of.
 sub uniq { my %seen; return grep { !$seen{$_}++ } @_ }
