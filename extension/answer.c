@@ -20,36 +20,49 @@
 /* The columns of sentinai.consume_result, in order. */
 enum
 {
-	HANDLED, LOGGED, DUPLICATE, SKIPPED, FAILED, PARKED, DEFERRED, DEAD_LETTERED, EMITTED, DUE, NEXT_DUE_MS, RELOAD, STOP,
-	SPLIT, PARTITIONS, STATS, ANSWER_COLUMNS
+	HANDLED,
+	LOGGED,
+	DUPLICATE,
+	SKIPPED,
+	FAILED,
+	PARKED,
+	DEFERRED,
+	DEAD_LETTERED,
+	EMITTED,
+	DUE,
+	NEXT_DUE_MS,
+	RELOAD,
+	STOP,
+	SPLIT,
+	PARTITIONS,
+	STATS,
+	ANSWER_COLUMNS
 };
 
 /* How an outcome is counted: its column, and its name in the statistics (NULL: not there). */
 static const struct
 {
-	int			column;
+	int column;
 	const char *status;
-}			outcomes[] = {
-	[SN_TODO] = {SKIPPED, NULL},
-	[SN_SKIPPED] = {SKIPPED, NULL},
-	[SN_DUPLICATE] = {DUPLICATE, "duplicate"},
-	[SN_LOGGED] = {LOGGED, "logged"},
-	[SN_SUCCEEDED] = {HANDLED, "succeeded"},
-	[SN_RETRYING] = {FAILED, "retrying"},
-	[SN_PARKED] = {PARKED, "parked"},
-	[SN_DEFERRED] = {DEFERRED, "deferred"},
-	[SN_DEAD] = {DEAD_LETTERED, "dead_lettered"}
-};
+} outcomes[] = {[SN_TODO] = {SKIPPED, NULL},
+				[SN_SKIPPED] = {SKIPPED, NULL},
+				[SN_DUPLICATE] = {DUPLICATE, "duplicate"},
+				[SN_LOGGED] = {LOGGED, "logged"},
+				[SN_SUCCEEDED] = {HANDLED, "succeeded"},
+				[SN_RETRYING] = {FAILED, "retrying"},
+				[SN_PARKED] = {PARKED, "parked"},
+				[SN_DEFERRED] = {DEFERRED, "deferred"},
+				[SN_DEAD] = {DEAD_LETTERED, "dead_lettered"}};
 
 typedef struct Stat
 {
 	const char *event_type;
 	const char *tenant_id;
 	const char *error_type;
-	SnOutcome	outcome;
-	int			count;
-	int			retries;
-	double		seconds;
+	SnOutcome outcome;
+	int count;
+	int retries;
+	double seconds;
 } Stat;
 
 static void
@@ -77,9 +90,9 @@ partitions_json(SnBatch *batch)
 		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
 		put_string(&buf, "topic", partition->topic);
 		put_string(&buf, "pause", batch->pause);
-		appendStringInfo(&buf, "\"partition\":%d,\"epoch\":" INT64_FORMAT ",\"next_offset\":" INT64_FORMAT ",\"fenced\":%s}",
-						 partition->partition, partition->epoch, partition->next_offset,
-						 partition->fenced ? "true" : "false");
+		appendStringInfo(
+			&buf, "\"partition\":%d,\"epoch\":" INT64_FORMAT ",\"next_offset\":" INT64_FORMAT ",\"fenced\":%s}",
+			partition->partition, partition->epoch, partition->next_offset, partition->fenced ? "true" : "false");
 	}
 	appendStringInfoChar(&buf, ']');
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
@@ -105,25 +118,24 @@ stat_event_type(SnBatch *batch, const SnWork *work)
 static bool
 same_stat(const Stat *stat, const SnWork *work, const char *event_type, const char *tenant_id)
 {
-	return stat->outcome == work->outcome &&
-		strcmp(stat->event_type, event_type) == 0 &&
-		strcmp(stat->tenant_id, tenant_id) == 0 &&
-		strcmp(text_or_empty(stat->error_type), text_or_empty(work->failure.error_type)) == 0;
+	return stat->outcome == work->outcome && strcmp(stat->event_type, event_type) == 0 &&
+		   strcmp(stat->tenant_id, tenant_id) == 0 &&
+		   strcmp(text_or_empty(stat->error_type), text_or_empty(work->failure.error_type)) == 0;
 }
 
 /* Counts the work, and sums it up by event type, tenant, outcome and error type; a batch has few of each. */
 static int
 collect_stats(SnBatch *batch, Stat *stats)
 {
-	int			n = 0;
-	int			last = 0;
+	int n = 0;
+	int last = 0;
 
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 		const char *event_type = stat_event_type(batch, work);
 		const char *tenant_id = work->tenant_known ? work->event.tenant_id : "";
-		int			s = last;
+		int s = last;
 
 		if (outcomes[work->outcome].status == NULL)
 			continue;
@@ -131,10 +143,10 @@ collect_stats(SnBatch *batch, Stat *stats)
 			for (s = 0; s < n && !same_stat(&stats[s], work, event_type, tenant_id); s++)
 				;
 		if (s == n)
-			stats[n++] = (Stat) {
-				.event_type = event_type,.tenant_id = tenant_id,
-				.error_type = work->failure.error_type,.outcome = work->outcome
-			};
+			stats[n++] = (Stat){.event_type = event_type,
+								.tenant_id = tenant_id,
+								.error_type = work->failure.error_type,
+								.outcome = work->outcome};
 		last = s;
 		stats[s].count++;
 		stats[s].retries += work->outcome == SN_RETRYING && work->replay == NULL;
@@ -148,15 +160,15 @@ collect_stats(SnBatch *batch, Stat *stats)
 static Datum
 stats_json(SnBatch *batch)
 {
-	Stat	   *stats = palloc(Max(batch->n_work, 1) * sizeof(Stat));
-	int			n = collect_stats(batch, stats);
+	Stat *stats = palloc(Max(batch->n_work, 1) * sizeof(Stat));
+	int n = collect_stats(batch, stats);
 	StringInfoData buf;
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '[');
 	for (int i = 0; i < n; i++)
 	{
-		Stat	   *stat = &stats[i];
+		Stat *stat = &stats[i];
 		const char *status = outcomes[stat->outcome].status;
 
 		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
@@ -184,11 +196,11 @@ empty_json(void)
 Datum
 sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload)
 {
-	bool		done = stop == NULL && split == 0 && !reload;
-	int			counts[ANSWER_COLUMNS] = {0};
-	Datum		values[ANSWER_COLUMNS];
-	bool		nulls[ANSWER_COLUMNS] = {false};
-	TupleDesc	desc;
+	bool done = stop == NULL && split == 0 && !reload;
+	int counts[ANSWER_COLUMNS] = {0};
+	Datum values[ANSWER_COLUMNS];
+	bool nulls[ANSWER_COLUMNS] = {false};
+	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != ANSWER_COLUMNS)
 		elog(ERROR, "consume() does not return sentinai.consume_result");

@@ -26,7 +26,14 @@
 /* The columns of sentinai.record, in order. */
 enum
 {
-	RECORD_TOPIC, RECORD_PARTITION, RECORD_OFFSET, RECORD_EPOCH, RECORD_TS, RECORD_KEY, RECORD_HEADERS, RECORD_VALUE,
+	RECORD_TOPIC,
+	RECORD_PARTITION,
+	RECORD_OFFSET,
+	RECORD_EPOCH,
+	RECORD_TS,
+	RECORD_KEY,
+	RECORD_HEADERS,
+	RECORD_VALUE,
 	RECORD_COLUMNS
 };
 
@@ -41,20 +48,17 @@ typedef struct Reader
 	const char *end;
 } Reader;
 
-pg_attribute_noreturn() static void
-invalid_batch(const char *detail)
+pg_attribute_noreturn() static void invalid_batch(const char *detail)
 {
 	ereport(ERROR,
-			(errcode(SN_ERRCODE("SN007")),
-			 errmsg("batch is not valid"),
-			 errdetail("%s", detail),
+			(errcode(SN_ERRCODE("SN007")), errmsg("batch is not valid"), errdetail("%s", detail),
 			 errhint("The worker and the extension must be of the same version; see sentinai_wire.h for the format.")));
 }
 
 static uint64
 read_int(Reader *reader, int width)
 {
-	uint64		value = 0;
+	uint64 value = 0;
 
 	if (reader->end - reader->at < width)
 		invalid_batch("The batch ends in the middle of a number.");
@@ -66,7 +70,7 @@ read_int(Reader *reader, int width)
 static int32
 read_count(Reader *reader, int32 max, const char *what)
 {
-	int32		count = (int32) read_int(reader, 4);
+	int32 count = (int32) read_int(reader, 4);
 
 	if (count < 0 || count > max)
 		invalid_batch(psprintf("It announces %d %s.", count, what));
@@ -76,7 +80,7 @@ read_count(Reader *reader, int32 max, const char *what)
 static SnSpan
 read_bytes(Reader *reader, int64 len)
 {
-	SnSpan		span = {NULL, 0};
+	SnSpan span = {NULL, 0};
 
 	if (len < 0)
 		return span;
@@ -103,7 +107,7 @@ read_bytes32(Reader *reader)
 static void
 read_partition(Reader *reader, SnPartition *partition)
 {
-	SnSpan		topic = read_str16(reader);
+	SnSpan topic = read_str16(reader);
 
 	if (!pg_verify_mbstr(PG_UTF8, topic.data, topic.len, true) || memchr(topic.data, '\0', topic.len) != NULL)
 		invalid_batch("A topic's name is not valid UTF-8.");
@@ -116,7 +120,7 @@ read_partition(Reader *reader, SnPartition *partition)
 static void
 read_record(Reader *reader, SnRecord *record, int n_partitions)
 {
-	int64		ts;
+	int64 ts;
 
 	record->entry = (int32) read_int(reader, 4);
 	if (record->entry < 0 || record->entry >= n_partitions)
@@ -144,8 +148,8 @@ read_record(Reader *reader, SnRecord *record, int n_partitions)
 void
 sn_batch_decode(SnBatch *batch, const char *data, int len)
 {
-	Reader		reader = {data, data + len};
-	SnSpan		magic = read_bytes(&reader, Min(len, SN_WIRE_MAGIC_LEN));
+	Reader reader = {data, data + len};
+	SnSpan magic = read_bytes(&reader, Min(len, SN_WIRE_MAGIC_LEN));
 
 	if (magic.len != SN_WIRE_MAGIC_LEN || memcmp(magic.data, SN_WIRE_MAGIC, SN_WIRE_MAGIC_LEN) != 0)
 		invalid_batch("It does not begin with the format's mark.");
@@ -167,14 +171,13 @@ sn_batch_decode(SnBatch *batch, const char *data, int len)
 SnWork *
 sn_batch_add_work(SnBatch *batch)
 {
-	SnWork	   *work = palloc0(sizeof(SnWork));
+	SnWork *work = palloc0(sizeof(SnWork));
 
 	if (batch->n_work == batch->max_work)
 	{
 		batch->max_work = Max(batch->max_work * 2, 64);
-		batch->work = batch->work == NULL
-			? palloc(batch->max_work * sizeof(SnWork *))
-			: repalloc(batch->work, batch->max_work * sizeof(SnWork *));
+		batch->work = batch->work == NULL ? palloc(batch->max_work * sizeof(SnWork *))
+										  : repalloc(batch->work, batch->max_work * sizeof(SnWork *));
 	}
 	batch->work[batch->n_work++] = work;
 	return work;
@@ -184,8 +187,8 @@ sn_batch_add_work(SnBatch *batch)
 void
 sn_batch_places(SnBatch *batch, Datum *topics, Datum *partitions)
 {
-	SnColumn	names;
-	SnColumn	numbers;
+	SnColumn names;
+	SnColumn numbers;
 
 	sn_column_init(&names, TEXTOID, batch->n_partitions);
 	sn_column_init(&numbers, INT4OID, batch->n_partitions);
@@ -204,7 +207,7 @@ sn_batch_places(SnBatch *batch, Datum *topics, Datum *partitions)
 const SnHeader *
 sn_record_header(const SnRecord *record, const char *name)
 {
-	int			len = strlen(name);
+	int len = strlen(name);
 
 	for (int i = record->n_headers - 1; i >= 0; i--)
 	{
@@ -249,10 +252,10 @@ header_name(SnSpan name)
 Datum
 sn_record_headers_datum(const SnRecord *record)
 {
-	Oid			type;
-	TupleDesc	desc;
-	Datum	   *elements;
-	Datum		result;
+	Oid type;
+	TupleDesc desc;
+	Datum *elements;
+	Datum result;
 
 	if (record->n_headers == 0)
 		return (Datum) 0;
@@ -261,8 +264,8 @@ sn_record_headers_datum(const SnRecord *record)
 	elements = palloc(record->n_headers * sizeof(Datum));
 	for (int i = 0; i < record->n_headers; i++)
 	{
-		Datum		values[2];
-		bool		nulls[2] = {false, record->headers[i].value.data == NULL};
+		Datum values[2];
+		bool nulls[2] = {false, record->headers[i].value.data == NULL};
 
 		values[0] = PointerGetDatum(header_name(record->headers[i].name));
 		values[1] = sn_span_bytea(record->headers[i].value);
@@ -276,14 +279,12 @@ sn_record_headers_datum(const SnRecord *record)
 static void
 put_str16(StringInfo buf, Datum value, const char *what)
 {
-	text	   *str = DatumGetTextPP(value);
-	int			len = VARSIZE_ANY_EXHDR(str);
+	text *str = DatumGetTextPP(value);
+	int len = VARSIZE_ANY_EXHDR(str);
 
 	if (len > PG_UINT16_MAX)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("%s is too long", what),
-				 errdetail("It has %d bytes; at most %d are possible.", len, PG_UINT16_MAX)));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("%s is too long", what),
+						errdetail("It has %d bytes; at most %d are possible.", len, PG_UINT16_MAX)));
 	pq_sendint16(buf, len);
 	appendBinaryStringInfo(buf, VARDATA_ANY(str), len);
 }
@@ -291,7 +292,7 @@ put_str16(StringInfo buf, Datum value, const char *what)
 static void
 put_bytes32(StringInfo buf, Datum value, bool isnull)
 {
-	bytea	   *bytes;
+	bytea *bytes;
 
 	if (isnull)
 	{
@@ -306,21 +307,21 @@ put_bytes32(StringInfo buf, Datum value, bool isnull)
 static void
 put_headers(StringInfo buf, Datum value, bool isnull)
 {
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n = 0;
+	Datum *elements;
+	bool *nulls;
+	int n = 0;
 
 	if (!isnull)
-		deconstruct_array(DatumGetArrayTypeP(value), sn_type_oid("header"), -1, false, TYPALIGN_DOUBLE,
-						  &elements, &nulls, &n);
+		deconstruct_array(DatumGetArrayTypeP(value), sn_type_oid("header"), -1, false, TYPALIGN_DOUBLE, &elements,
+						  &nulls, &n);
 	pq_sendint32(buf, n);
 	for (int i = 0; i < n; i++)
 	{
 		HeapTupleHeader row = nulls[i] ? NULL : DatumGetHeapTupleHeader(elements[i]);
-		bool		name_null = true;
-		bool		value_null = true;
-		Datum		name = (Datum) 0;
-		Datum		header_value = (Datum) 0;
+		bool name_null = true;
+		bool value_null = true;
+		Datum name = (Datum) 0;
+		Datum header_value = (Datum) 0;
 
 		if (row != NULL)
 		{
@@ -328,9 +329,7 @@ put_headers(StringInfo buf, Datum value, bool isnull)
 			header_value = GetAttributeByNum(row, 2, &value_null);
 		}
 		if (name_null)
-			ereport(ERROR,
-					(errcode(SN_ERRCODE("SN001")),
-					 errmsg("a record's header has no name")));
+			ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("a record's header has no name")));
 		put_str16(buf, name, "a header's name");
 		put_bytes32(buf, header_value, value_null);
 	}
@@ -339,9 +338,9 @@ put_headers(StringInfo buf, Datum value, bool isnull)
 /* Column values of the elements of a record[]. */
 typedef struct RecordRow
 {
-	Datum		values[RECORD_COLUMNS];
-	bool		nulls[RECORD_COLUMNS];
-	int			entry;
+	Datum values[RECORD_COLUMNS];
+	bool nulls[RECORD_COLUMNS];
+	int entry;
 } RecordRow;
 
 static void
@@ -356,10 +355,12 @@ deform_record(Datum element, bool isnull, RecordRow *row)
 		row->values[i] = GetAttributeByNum(header, i + 1, &row->nulls[i]);
 	for (int i = RECORD_TOPIC; i <= RECORD_EPOCH; i++)
 		if (row->nulls[i])
-			ereport(ERROR,
-					(errcode(SN_ERRCODE("SN001")),
-					 errmsg("a record of the batch has no topic, partition, kafka_offset or epoch"),
-					 errhint("A row is (topic, partition, kafka_offset, epoch, ts, key, headers, value); the epoch is what assign() returned.")));
+			ereport(
+				ERROR,
+				(errcode(SN_ERRCODE("SN001")),
+				 errmsg("a record of the batch has no topic, partition, kafka_offset or epoch"),
+				 errhint(
+					 "A row is (topic, partition, kafka_offset, epoch, ts, key, headers, value); the epoch is what assign() returned.")));
 }
 
 /* A row that only tells a position: neither key, time nor value. */
@@ -372,7 +373,7 @@ is_position(const RecordRow *row)
 static int64
 row_position(const RecordRow *row)
 {
-	int64		offset = DatumGetInt64(row->values[RECORD_OFFSET]);
+	int64 offset = DatumGetInt64(row->values[RECORD_OFFSET]);
 
 	return is_position(row) || offset == PG_INT64_MAX ? offset : offset + 1;
 }
@@ -381,14 +382,14 @@ static bool
 same_partition(const RecordRow *a, const RecordRow *b)
 {
 	return DatumGetInt32(a->values[RECORD_PARTITION]) == DatumGetInt32(b->values[RECORD_PARTITION]) &&
-		strcmp(TextDatumGetCString(a->values[RECORD_TOPIC]), TextDatumGetCString(b->values[RECORD_TOPIC])) == 0;
+		   strcmp(TextDatumGetCString(a->values[RECORD_TOPIC]), TextDatumGetCString(b->values[RECORD_TOPIC])) == 0;
 }
 
 /* Finds or makes the entry of a row's partition; entries[] holds the row that opened each. */
 static int
 find_entry(RecordRow *rows, int *entries, int64 *positions, int *n_entries, int row)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < *n_entries; i++)
 		if (same_partition(&rows[entries[i]], &rows[row]))
@@ -399,9 +400,7 @@ find_entry(RecordRow *rows, int *entries, int64 *positions, int *n_entries, int 
 		positions[i] = row_position(&rows[row]);
 	}
 	if (DatumGetInt64(rows[entries[i]].values[RECORD_EPOCH]) != DatumGetInt64(rows[row].values[RECORD_EPOCH]))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("records of one partition carry different epochs")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("records of one partition carry different epochs")));
 	positions[i] = Max(positions[i], row_position(&rows[row]));
 	return i;
 }
@@ -427,14 +426,14 @@ put_record(StringInfo buf, const RecordRow *row)
 bytea *
 sn_batch_pack(ArrayType *records)
 {
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n;
-	int			n_entries = 0;
-	int			n_records = 0;
-	RecordRow  *rows;
-	int		   *entries;
-	int64	   *positions;
+	Datum *elements;
+	bool *nulls;
+	int n;
+	int n_entries = 0;
+	int n_records = 0;
+	RecordRow *rows;
+	int *entries;
+	int64 *positions;
 	StringInfoData buf;
 
 	deconstruct_array(records, ARR_ELEMTYPE(records), -1, false, TYPALIGN_DOUBLE, &elements, &nulls, &n);

@@ -39,28 +39,28 @@ typedef struct Window
 {
 	struct
 	{
-		Oid			database;
-		uint32		zero;
-		uint64		subject;	/* worker type and event type */
-		uint64		fingerprint;
-	}			key;
-	int64		bucket[BUCKETS];	/* number of the 5 s that count[] is of */
-	int			count[BUCKETS];
-	uint64		tenant;			/* of all failures, as long as many_tenants is false */
-	bool		many_tenants;
+		Oid database;
+		uint32 zero;
+		uint64 subject; /* worker type and event type */
+		uint64 fingerprint;
+	} key;
+	int64 bucket[BUCKETS]; /* number of the 5 s that count[] is of */
+	int count[BUCKETS];
+	uint64 tenant; /* of all failures, as long as many_tenants is false */
+	bool many_tenants;
 } Window;
 
 /* An open circuit, as read at the start of a call. */
 typedef struct SnCircuit
 {
-	char	   *event_type;
-	char	   *tenant_id;
-	char	   *first_event_id;
+	char *event_type;
+	char *tenant_id;
+	char *first_event_id;
 	TimestampTz opened_at;
-	bool		probe_due;
-	int			probes;
-	bool		held;			/* can't be closed before we commit */
-	SnWork	   *probe;			/* let through in this call */
+	bool probe_due;
+	int probes;
+	bool held;	   /* can't be closed before we commit */
+	SnWork *probe; /* let through in this call */
 	struct SnCircuit *next;
 } SnCircuit;
 
@@ -71,53 +71,52 @@ static LWLock *window_lock = NULL;
 
 static SnStatement read_circuits = {
 	.sql = "SELECT event_type, tenant_id, first_event_id, opened_at, probes, probe_at <= $2 FROM sentinai.circuit"
-	" WHERE worker_type = $1",
-	.n_args = 2,.args = {TEXTOID, TIMESTAMPTZOID}
-};
+		   " WHERE worker_type = $1",
+	.n_args = 2,
+	.args = {TEXTOID, TIMESTAMPTZOID}};
 
 /* Whoever gets the row's lock makes the probe. */
 static SnStatement take_probe = {
 	.sql = "SELECT FROM sentinai.circuit WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3"
-	" AND probe_at <= $4 FOR NO KEY UPDATE SKIP LOCKED",
-	.n_args = 4,.args = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
-};
+		   " AND probe_at <= $4 FOR NO KEY UPDATE SKIP LOCKED",
+	.n_args = 4,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
 
 static SnStatement hold_circuit = {
 	.sql = "SELECT FROM sentinai.circuit WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3 FOR KEY SHARE",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+	.n_args = 3,
+	.args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement wake_one = {
 	.sql = "UPDATE sentinai.event_pending SET next_attempt_at = $7 WHERE id = ("
-	"SELECT p.id FROM sentinai.event_pending p JOIN unnest($4, $5) AS u(topic, partition)"
-	" ON p.topic = u.topic AND p.partition = u.partition"
-	" WHERE p.worker_type = $1 AND p.event_type = $2 AND ($3 = '' OR p.tenant_id = $3)"
-	" AND p.status = 'deferred' AND p.error_type = 'circuit_open'"
-	" ORDER BY (p.event_id = $6) = $8 DESC, p.id LIMIT 1)",
-	.n_args = 8,.args = {TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4ARRAYOID, TEXTOID, TIMESTAMPTZOID, BOOLOID}
-};
+		   "SELECT p.id FROM sentinai.event_pending p JOIN unnest($4, $5) AS u(topic, partition)"
+		   " ON p.topic = u.topic AND p.partition = u.partition"
+		   " WHERE p.worker_type = $1 AND p.event_type = $2 AND ($3 = '' OR p.tenant_id = $3)"
+		   " AND p.status = 'deferred' AND p.error_type = 'circuit_open'"
+		   " ORDER BY (p.event_id = $6) = $8 DESC, p.id LIMIT 1)",
+	.n_args = 8,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4ARRAYOID, TEXTOID, TIMESTAMPTZOID, BOOLOID}};
 
 static SnStatement count_waiting = {
 	.sql = "SELECT count(*) FROM (SELECT FROM sentinai.event_pending WHERE worker_type = $1 LIMIT $2) p",
-	.n_args = 2,.args = {TEXTOID, INT8OID}
-};
+	.n_args = 2,
+	.args = {TEXTOID, INT8OID}};
 
 static SnStatement insert_circuit = {
 	.sql = "INSERT INTO sentinai.circuit (worker_type, event_type, tenant_id, reason, error_type, error_message,"
-	" first_event_id, probe_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-	.n_args = 8,.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
-};
+		   " first_event_id, probe_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+	.n_args = 8,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
 
-static SnStatement close_circuit = {
-	.sql = "SELECT sentinai.circuit_close($1, $2, nullif($3, ''))",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+static SnStatement close_circuit = {.sql = "SELECT sentinai.circuit_close($1, $2, nullif($3, ''))",
+									.n_args = 3,
+									.args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement postpone_circuit = {
 	.sql = "UPDATE sentinai.circuit SET probe_at = $4, probes = probes + 1, error_type = coalesce($5, error_type),"
-	" error_message = coalesce($6, error_message) WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3",
-	.n_args = 6,.args = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}
-};
+		   " error_message = coalesce($6, error_message) WHERE worker_type = $1 AND event_type = $2 AND tenant_id = $3",
+	.n_args = 6,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
 
 Size
 sn_circuit_shmem_size(void)
@@ -128,7 +127,7 @@ sn_circuit_shmem_size(void)
 void
 sn_circuit_shmem_init(LWLock *lock)
 {
-	HASHCTL		info = {.keysize = sizeof(((Window *) 0)->key),.entrysize = sizeof(Window)};
+	HASHCTL info = {.keysize = sizeof(((Window *) 0)->key), .entrysize = sizeof(Window)};
 
 	window_lock = lock;
 	windows = ShmemInitHash("sentinai circuit windows", WINDOWS_MAX, WINDOWS_MAX, &info,
@@ -144,7 +143,7 @@ hash_text(const char *text, uint64 seed)
 static int
 window_sum(const Window *window, int64 now)
 {
-	int			sum = 0;
+	int sum = 0;
 
 	for (int i = 0; i < BUCKETS; i++)
 		if (window->bucket[i] > now - BUCKETS)
@@ -157,7 +156,7 @@ static void
 sweep_windows(int64 now)
 {
 	HASH_SEQ_STATUS status;
-	Window	   *window;
+	Window *window;
 
 	hash_seq_init(&status, windows);
 	while ((window = hash_seq_search(&status)) != NULL)
@@ -168,9 +167,9 @@ sweep_windows(int64 now)
 static Window *
 find_window(uint64 subject, uint64 fingerprint, HASHACTION action, int64 now)
 {
-	Window		probe;
-	Window	   *window;
-	bool		found;
+	Window probe;
+	Window *window;
+	bool found;
 
 	memset(&probe, 0, sizeof(probe));
 	probe.key.database = MyDatabaseId;
@@ -192,7 +191,7 @@ find_window(uint64 subject, uint64 fingerprint, HASHACTION action, int64 now)
 static void
 count(Window *window, int64 now)
 {
-	int			i = now % BUCKETS;
+	int i = now % BUCKETS;
 
 	if (window == NULL)
 		return;
@@ -211,12 +210,11 @@ subject_of(const SnBatch *batch, const SnWork *work)
 static uint64
 fingerprint_of(const SnBatch *batch, const SnWork *work)
 {
-	Datum		printed = DirectFunctionCall5(sn_dlq_fingerprint, CStringGetTextDatum(work->failure.error_type),
-										   CStringGetTextDatum(work->failure.sqlstate),
-										   CStringGetTextDatum(work->failure.message),
-										   CStringGetTextDatum(work->event.event_type),
-										   CStringGetTextDatum(batch->worker_type->name));
-	uint64		hash = hash_text(TextDatumGetCString(printed), 1);
+	Datum printed =
+		DirectFunctionCall5(sn_dlq_fingerprint, CStringGetTextDatum(work->failure.error_type),
+							CStringGetTextDatum(work->failure.sqlstate), CStringGetTextDatum(work->failure.message),
+							CStringGetTextDatum(work->event.event_type), CStringGetTextDatum(batch->worker_type->name));
+	uint64 hash = hash_text(TextDatumGetCString(printed), 1);
 
 	return hash == 0 ? 1 : hash;
 }
@@ -225,12 +223,12 @@ fingerprint_of(const SnBatch *batch, const SnWork *work)
 static bool
 count_failure(const SnBatch *batch, const SnWork *work, const char **tenant_id)
 {
-	int64		now = batch->now / BUCKET_US;
-	uint64		tenant = hash_text(work->event.tenant_id, 0);
-	uint64		fingerprint = fingerprint_of(batch, work);
-	Window	   *failures;
-	Window	   *handled;
-	bool		open;
+	int64 now = batch->now / BUCKET_US;
+	uint64 tenant = hash_text(work->event.tenant_id, 0);
+	uint64 fingerprint = fingerprint_of(batch, work);
+	Window *failures;
+	Window *handled;
+	bool open;
 
 	LWLockAcquire(window_lock, LW_EXCLUSIVE);
 	failures = find_window(subject_of(batch, work), fingerprint, HASH_ENTER, now);
@@ -244,7 +242,7 @@ count_failure(const SnBatch *batch, const SnWork *work, const char **tenant_id)
 	if (failures != NULL && failures->tenant != tenant)
 		failures->many_tenants = true;
 	open = failures != NULL && handled != NULL && window_sum(failures, now) >= OPEN_FAILURES &&
-		2 * window_sum(failures, now) > window_sum(handled, now);
+		   2 * window_sum(failures, now) > window_sum(handled, now);
 	*tenant_id = failures == NULL || failures->many_tenants ? "" : work->event.tenant_id;
 	LWLockRelease(window_lock);
 	return open;
@@ -254,7 +252,7 @@ count_failure(const SnBatch *batch, const SnWork *work, const char **tenant_id)
 static void
 forget_failures(const SnBatch *batch, const SnWork *work)
 {
-	Window	   *failures;
+	Window *failures;
 
 	LWLockAcquire(window_lock, LW_EXCLUSIVE);
 	failures = find_window(subject_of(batch, work), fingerprint_of(batch, work), HASH_FIND, 0);
@@ -267,13 +265,13 @@ static bool
 was_handled(const SnWork *work)
 {
 	return work->outcome == SN_SUCCEEDED || work->outcome == SN_RETRYING ||
-		(work->outcome == SN_DEAD && work->failure.step != NULL && strcmp(work->failure.step, "handle") == 0);
+		   (work->outcome == SN_DEAD && work->failure.step != NULL && strcmp(work->failure.step, "handle") == 0);
 }
 
 static void
 count_handled(const SnBatch *batch)
 {
-	int64		now = batch->now / BUCKET_US;
+	int64 now = batch->now / BUCKET_US;
 
 	LWLockAcquire(window_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < batch->n_work; i++)
@@ -293,8 +291,8 @@ circuit_values(const SnBatch *batch, const char *event_type, const char *tenant_
 static void
 load_circuits(SnBatch *batch)
 {
-	Datum		values[2] = {CStringGetTextDatum(batch->worker_type->name), TimestampTzGetDatum(batch->now)};
-	uint64		n = sn_execute(&read_circuits, values, NULL);
+	Datum values[2] = {CStringGetTextDatum(batch->worker_type->name), TimestampTzGetDatum(batch->now)};
+	uint64 n = sn_execute(&read_circuits, values, NULL);
 
 	for (int row = 0; row < n; row++)
 	{
@@ -315,7 +313,7 @@ load_circuits(SnBatch *batch)
 static void
 wake(SnBatch *batch, SnCircuit *circuit)
 {
-	Datum		values[8];
+	Datum values[8];
 
 	circuit_values(batch, circuit->event_type, circuit->tenant_id, values);
 	sn_batch_places(batch, &values[3], &values[4]);
@@ -329,7 +327,7 @@ wake(SnBatch *batch, SnCircuit *circuit)
 static const char *
 pause_reason(SnBatch *batch)
 {
-	Datum		values[2] = {CStringGetTextDatum(batch->worker_type->name), Int64GetDatum(sn_pending_max)};
+	Datum values[2] = {CStringGetTextDatum(batch->worker_type->name), Int64GetDatum(sn_pending_max)};
 
 	for (SnCircuit *circuit = batch->circuits; circuit != NULL; circuit = circuit->next)
 	{
@@ -352,7 +350,7 @@ sn_circuit_begin(SnBatch *batch)
 	load_circuits(batch);
 	for (SnCircuit *circuit = batch->circuits; circuit != NULL; circuit = circuit->next)
 	{
-		Datum		values[4];
+		Datum values[4];
 
 		if (!circuit->probe_due)
 			continue;
@@ -379,7 +377,7 @@ circuit_of(SnBatch *batch, const SnWork *work)
 static bool
 hold(SnBatch *batch, SnCircuit *circuit)
 {
-	Datum		values[3];
+	Datum values[3];
 
 	if (circuit->held)
 		return true;
@@ -402,7 +400,7 @@ forget_circuit(SnBatch *batch, const SnCircuit *circuit)
 static SnCircuit *
 hold_circuit_of(SnBatch *batch, const SnWork *work)
 {
-	SnCircuit  *circuit;
+	SnCircuit *circuit;
 
 	while ((circuit = circuit_of(batch, work)) != NULL && !hold(batch, circuit))
 		forget_circuit(batch, circuit);
@@ -413,9 +411,8 @@ hold_circuit_of(SnBatch *batch, const SnWork *work)
 static void
 wait_for_circuit(SnWork *work, const char *message)
 {
-	work->failure = (SnFailure) {
-		.step = "handle",.error_type = "circuit_open",.message = message,.sqlstate = "SN031"
-	};
+	work->failure =
+		(SnFailure){.step = "handle", .error_type = "circuit_open", .message = message, .sqlstate = "SN031"};
 }
 
 /*
@@ -427,7 +424,7 @@ sn_circuit_screen(SnBatch *batch)
 {
 	for (int i = 0; batch->circuits != NULL && i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 		SnCircuit *circuit;
 
 		if (work->outcome != SN_TODO || work->handler == NULL || work->defer || work->replay != NULL)
@@ -460,7 +457,7 @@ defer_to_circuit(SnWork *work)
 static void
 open_circuit(SnBatch *batch, const SnWork *work, const char *tenant_id, const char *reason)
 {
-	Datum		values[8];
+	Datum values[8];
 
 	circuit_values(batch, work->event.event_type, tenant_id, values);
 	values[3] = CStringGetTextDatum(reason);
@@ -472,10 +469,9 @@ open_circuit(SnBatch *batch, const SnWork *work, const char *tenant_id, const ch
 	while (sn_execute(&insert_circuit, values, NULL) == 0)
 		if (sn_execute(&hold_circuit, values, NULL) > 0)
 			return;
-	ereport(LOG,
-			(errmsg("circuit of worker type \"%s\" and event type \"%s\" is open",
-					batch->worker_type->name, work->event.event_type),
-			 errdetail("%s: %s", work->failure.error_type, work->failure.message)));
+	ereport(LOG, (errmsg("circuit of worker type \"%s\" and event type \"%s\" is open", batch->worker_type->name,
+						 work->event.event_type),
+				  errdetail("%s: %s", work->failure.error_type, work->failure.message)));
 }
 
 /* A tenant's circuit doesn't cover the other tenants' events. */
@@ -510,7 +506,7 @@ sn_circuit_trip(SnBatch *batch, SnWork *work)
 	work->first_failed_at = work->first_failed_at == 0 ? batch->now : work->first_failed_at;
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *other = batch->work[i];
+		SnWork *other = batch->work[i];
 
 		if (other->outcome != SN_TODO)
 			continue;
@@ -532,7 +528,7 @@ let_go(SnBatch *batch, const SnCircuit *circuit)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->outcome == SN_DEFERRED && work->failure.error_type != NULL &&
 			strcmp(work->failure.error_type, "circuit_open") == 0 && circuit_of(batch, work) == circuit)
@@ -544,20 +540,19 @@ let_go(SnBatch *batch, const SnCircuit *circuit)
 static void
 judge_probe(SnBatch *batch, SnCircuit *circuit)
 {
-	SnWork	   *work = circuit->probe;
-	bool		failed = work->outcome == SN_RETRYING || work->outcome == SN_DEFERRED;
-	int			seconds = Min(PROBE_FIRST_S << Min(circuit->probes + 1, 10), PROBE_MAX_S);
-	Datum		values[6];
-	char		nulls[7] = "      ";
+	SnWork *work = circuit->probe;
+	bool failed = work->outcome == SN_RETRYING || work->outcome == SN_DEFERRED;
+	int seconds = Min(PROBE_FIRST_S << Min(circuit->probes + 1, 10), PROBE_MAX_S);
+	Datum values[6];
+	char nulls[7] = "      ";
 
 	circuit_values(batch, circuit->event_type, circuit->tenant_id, values);
 	if (work->outcome == SN_SUCCEEDED)
 	{
 		sn_execute(&close_circuit, values, NULL);
 		let_go(batch, circuit);
-		ereport(LOG,
-				(errmsg("circuit of worker type \"%s\" and event type \"%s\" is closed",
-						batch->worker_type->name, circuit->event_type)));
+		ereport(LOG, (errmsg("circuit of worker type \"%s\" and event type \"%s\" is closed", batch->worker_type->name,
+							 circuit->event_type)));
 		return;
 	}
 	values[3] = TimestampTzGetDatum(batch->now + seconds * INT64CONST(1000000));
@@ -578,9 +573,9 @@ judge_failures(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 		const char *tenant_id;
-		uint64		fingerprint;
+		uint64 fingerprint;
 
 		if (work->outcome != SN_RETRYING || work->replay != NULL || !count_failure(batch, work, &tenant_id))
 			continue;
@@ -589,7 +584,7 @@ judge_failures(SnBatch *batch)
 		fingerprint = fingerprint_of(batch, work);
 		for (int j = 0; j < batch->n_work; j++)
 		{
-			SnWork	   *other = batch->work[j];
+			SnWork *other = batch->work[j];
 
 			if (other->outcome == SN_RETRYING && other->replay == NULL && other->handler == work->handler &&
 				(tenant_id[0] == '\0' || strcmp(tenant_id, other->event.tenant_id) == 0) &&

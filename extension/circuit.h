@@ -23,4 +23,4 @@ extern void sn_circuit_judge(SnBatch *batch);
 extern Size sn_circuit_shmem_size(void);
 extern void sn_circuit_shmem_init(LWLock *lock);
 
-#endif							/* SN_CIRCUIT_H */
+#endif /* SN_CIRCUIT_H */

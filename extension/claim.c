@@ -27,58 +27,59 @@ typedef struct IdentityEntry
 	{
 		const char *tenant_id;
 		const char *event_id;
-	}			key;
-	SnWork	   *work;
+	} key;
+	SnWork *work;
 } IdentityEntry;
 
 /* The rotation's state, and the statements that were made for it. */
 typedef struct Generations
 {
-	int			state_number;
-	int			newest;
-	int			previous_open;	/* 0: none */
+	int state_number;
+	int newest;
+	int previous_open; /* 0: none */
 	SnStatement insert_newest;
 	SnStatement insert_previous;
-	SnStatement look_up;		/* in generations that are only read; sql NULL: there are none */
+	SnStatement look_up; /* in generations that are only read; sql NULL: there are none */
 	MemoryContext context;
 } Generations;
 
 static Generations generations = {.state_number = -1};
 
 static SnStatement read_generations = {
-	.sql = "SELECT generation FROM sentinai.dedupe_generation WHERE generation NOT IN ($1, $2) ORDER BY generation DESC",
-	.n_args = 2,.args = {INT4OID, INT4OID}
-};
+	.sql =
+		"SELECT generation FROM sentinai.dedupe_generation WHERE generation NOT IN ($1, $2) ORDER BY generation DESC",
+	.n_args = 2,
+	.args = {INT4OID, INT4OID}};
 
 static SnStatement look_up_all = {
 	.sql = "SELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
-	" JOIN sentinai.event_processing_log l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
-	" AND l.worker_type = $4",
-	.n_args = 4,.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
-};
+		   " JOIN sentinai.event_processing_log l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
+		   " AND l.worker_type = $4",
+	.n_args = 4,
+	.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}};
 
 static SnStatement waits_already = {
 	.sql = "SELECT FROM sentinai.event_pending WHERE tenant_id = $1 AND event_id = $2 AND worker_type = $3",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+	.n_args = 3,
+	.args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement read_claim = {
 	.sql = "SELECT l.status FROM sentinai.event_processing_log l"
-	" WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3 AND NOT l.shadow"
-	" ORDER BY l.status = 'succeeded' DESC LIMIT 1",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+		   " WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3 AND NOT l.shadow"
+		   " ORDER BY l.status = 'succeeded' DESC LIMIT 1",
+	.n_args = 3,
+	.args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement update_claims = {
 	.sql = "UPDATE sentinai.event_processing_log l SET status = u.status, retry_count = u.retry_count,"
-	" processed_at = $8, last_attempt_at = CASE WHEN u.attempted THEN $8 ELSE l.last_attempt_at END,"
-	" error_type = u.error_type, error_message = u.error_message"
-	" FROM unnest($1, $2, $3, $4, $5, $6, $7)"
-	" AS u(tenant_id, event_id, status, retry_count, attempted, error_type, error_message)"
-	" WHERE l.tenant_id = u.tenant_id AND l.event_id = u.event_id AND l.worker_type = $9 AND NOT l.shadow",
-	.n_args = 9,.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID,
-	TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID}
-};
+		   " processed_at = $8, last_attempt_at = CASE WHEN u.attempted THEN $8 ELSE l.last_attempt_at END,"
+		   " error_type = u.error_type, error_message = u.error_message"
+		   " FROM unnest($1, $2, $3, $4, $5, $6, $7)"
+		   " AS u(tenant_id, event_id, status, retry_count, attempted, error_type, error_message)"
+		   " WHERE l.tenant_id = u.tenant_id AND l.event_id = u.event_id AND l.worker_type = $9 AND NOT l.shadow",
+	.n_args = 9,
+	.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+			 TIMESTAMPTZOID, TEXTOID}};
 
 static uint32
 identity_hash(const void *key, Size keysize)
@@ -96,7 +97,7 @@ identity_match(const void *a, const void *b, Size keysize)
 	const IdentityEntry *right = b;
 
 	return strcmp(left->key.event_id, right->key.event_id) != 0 ||
-		strcmp(left->key.tenant_id, right->key.tenant_id) != 0;
+		   strcmp(left->key.tenant_id, right->key.tenant_id) != 0;
 }
 
 static IdentityEntry *
@@ -126,19 +127,20 @@ lose(SnWork *work, int64 hash, bool hash_known)
 		return;
 	}
 	work->outcome = SN_DEAD;
-	work->failure = (SnFailure) {
-		.step = "screen",.error_type = "id_conflict",
+	work->failure = (SnFailure){
+		.step = "screen",
+		.error_type = "id_conflict",
 		.message = "another event has the same event_id",
 		.detail = "An event with this tenant_id and event_id but another type or payload has been seen before.",
-		.sqlstate = "SN006",.error_class = SN_CLASS_PERMANENT
-	};
+		.sqlstate = "SN006",
+		.error_class = SN_CLASS_PERMANENT};
 }
 
 static void
 index_work(SnBatch *batch, SnWork *work)
 {
 	IdentityEntry *entry;
-	bool		found;
+	bool found;
 
 	entry = find_identity(batch, work->event.tenant_id, work->event.event_id, HASH_ENTER, &found);
 	if (found)
@@ -154,16 +156,19 @@ index_work(SnBatch *batch, SnWork *work)
 void
 sn_claim_index(SnBatch *batch)
 {
-	HASHCTL		ctl = {.keysize = sizeof(((IdentityEntry *) 0)->key),.entrysize = sizeof(IdentityEntry),
-	.hash = identity_hash,.match = identity_match,.hcxt = batch->context};
+	HASHCTL ctl = {.keysize = sizeof(((IdentityEntry *) 0)->key),
+				   .entrysize = sizeof(IdentityEntry),
+				   .hash = identity_hash,
+				   .match = identity_match,
+				   .hcxt = batch->context};
 
 	batch->by_identity = hash_create("sentinai identities", Max(batch->n_work, 16), &ctl,
 									 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	for (int pass = 0; pass < 2; pass++)
 		for (int i = 0; i < batch->n_work; i++)
 		{
-			SnWork	   *work = batch->work[i];
-			bool		plain = work->fresh && work->replay == NULL;
+			SnWork *work = batch->work[i];
+			bool plain = work->fresh && work->replay == NULL;
 
 			if (work->outcome == SN_TODO && plain == (pass == 1))
 				index_work(batch, work);
@@ -174,10 +179,8 @@ sn_claim_index(SnBatch *batch)
 static void
 claim_replay(SnBatch *batch, SnWork *work)
 {
-	Datum		values[3] = {
-		CStringGetTextDatum(work->event.tenant_id), CStringGetTextDatum(work->event.event_id),
-		CStringGetTextDatum(batch->worker_type->name)
-	};
+	Datum values[3] = {CStringGetTextDatum(work->event.tenant_id), CStringGetTextDatum(work->event.event_id),
+					   CStringGetTextDatum(batch->worker_type->name)};
 
 	if (sn_execute(&waits_already, values, NULL) > 0)
 		work->outcome = SN_DUPLICATE;
@@ -192,10 +195,8 @@ claim_replay(SnBatch *batch, SnWork *work)
 static void
 claim_reassigned(SnBatch *batch, SnWork *work)
 {
-	Datum		values[3] = {
-		CStringGetTextDatum(work->event.tenant_id), CStringGetTextDatum(work->event.event_id),
-		CStringGetTextDatum(batch->worker_type->name)
-	};
+	Datum values[3] = {CStringGetTextDatum(work->event.tenant_id), CStringGetTextDatum(work->event.event_id),
+					   CStringGetTextDatum(batch->worker_type->name)};
 
 	work->claimed = sn_execute(&read_claim, values, NULL) > 0;
 	if (work->claimed && strcmp(sn_result_text(0, 1), "succeeded") == 0)
@@ -207,7 +208,7 @@ compare_identity(const void *a, const void *b)
 {
 	const SnEvent *left = &(*(SnWork *const *) a)->event;
 	const SnEvent *right = &(*(SnWork *const *) b)->event;
-	int			order = strcmp(left->tenant_id, right->tenant_id);
+	int order = strcmp(left->tenant_id, right->tenant_id);
 
 	return order != 0 ? order : strcmp(left->event_id, right->event_id);
 }
@@ -215,14 +216,16 @@ compare_identity(const void *a, const void *b)
 static void
 make_insert(SnStatement *statement, int generation, bool shadow)
 {
-	static const Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTOID, TIMESTAMPTZOID};
+	static const Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,  TEXTARRAYOID,
+								INT8ARRAYOID, TEXTOID,		TIMESTAMPTZOID};
 
-	statement->sql = psprintf("INSERT INTO sentinai." SN_GENERATION_TABLE " (generation, tenant_id, event_id, worker_type,"
-							  " exception_id, event_type, status, hash, shadow, processed_at, last_attempt_at)"
-							  " SELECT %d, u.tenant_id, u.event_id, $6, u.exception_id, u.event_type, 'succeeded', u.hash, %s, $7, $7"
-							  " FROM unnest($1, $2, $3, $4, $5) AS u(tenant_id, event_id, exception_id, event_type, hash)"
-							  " ON CONFLICT DO NOTHING RETURNING tenant_id, event_id",
-							  generation, generation, shadow ? "true" : "false");
+	statement->sql = psprintf(
+		"INSERT INTO sentinai." SN_GENERATION_TABLE " (generation, tenant_id, event_id, worker_type,"
+		" exception_id, event_type, status, hash, shadow, processed_at, last_attempt_at)"
+		" SELECT %d, u.tenant_id, u.event_id, $6, u.exception_id, u.event_type, 'succeeded', u.hash, %s, $7, $7"
+		" FROM unnest($1, $2, $3, $4, $5) AS u(tenant_id, event_id, exception_id, event_type, hash)"
+		" ON CONFLICT DO NOTHING RETURNING tenant_id, event_id",
+		generation, generation, shadow ? "true" : "false");
 	statement->n_args = lengthof(types);
 	memcpy(statement->args, types, sizeof(types));
 }
@@ -232,8 +235,8 @@ static void
 make_look_up(SnStatement *statement)
 {
 	static const Oid types[] = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID};
-	Datum		values[2] = {Int32GetDatum(generations.newest), Int32GetDatum(generations.previous_open)};
-	uint64		n = sn_execute(&read_generations, values, NULL);
+	Datum values[2] = {Int32GetDatum(generations.newest), Int32GetDatum(generations.previous_open)};
+	uint64 n = sn_execute(&read_generations, values, NULL);
 	StringInfoData sql;
 
 	statement->sql = NULL;
@@ -241,9 +244,12 @@ make_look_up(SnStatement *statement)
 		return;
 	initStringInfo(&sql);
 	for (int row = 0; row < n; row++)
-		appendStringInfo(&sql, "%sSELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
-						 " JOIN sentinai." SN_GENERATION_TABLE " l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
-						 " AND l.worker_type = $4", row == 0 ? "" : " UNION ALL ", sn_result_int32(row, 1));
+		appendStringInfo(&sql,
+						 "%sSELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
+						 " JOIN sentinai." SN_GENERATION_TABLE
+						 " l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
+						 " AND l.worker_type = $4",
+						 row == 0 ? "" : " UNION ALL ", sn_result_int32(row, 1));
 	statement->sql = sql.data;
 	statement->n_args = lengthof(types);
 	memcpy(statement->args, types, sizeof(types));
@@ -294,11 +300,11 @@ use_generations(void)
 static void
 run_look_up(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 {
-	SnColumn	index;
-	SnColumn	tenants;
-	SnColumn	events;
-	Datum		values[4];
-	uint64		found;
+	SnColumn index;
+	SnColumn tenants;
+	SnColumn events;
+	Datum values[4];
+	uint64 found;
 
 	sn_column_init(&index, INT4OID, n);
 	sn_column_init(&tenants, TEXTOID, n);
@@ -320,9 +326,9 @@ run_look_up(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 	found = sn_execute(statement, values, NULL);
 	for (int row = 0; row < found; row++)
 	{
-		bool		isnull;
-		Datum		hash = sn_result_datum(row, 2, &isnull);
-		SnWork	   *work = works[sn_result_int32(row, 1)];
+		bool isnull;
+		Datum hash = sn_result_datum(row, 2, &isnull);
+		SnWork *work = works[sn_result_int32(row, 1)];
 
 		if (work->outcome == SN_TODO)
 			lose(work, DatumGetInt64(hash), !isnull);
@@ -333,16 +339,16 @@ run_look_up(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 static void
 run_insert(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 {
-	SnColumn	columns[5];
-	Datum		values[7];
-	uint64		inserted;
-	int			row = 0;
+	SnColumn columns[5];
+	Datum values[7];
+	uint64 inserted;
+	int row = 0;
 
 	for (int c = 0; c < 5; c++)
 		sn_column_init(&columns[c], c < 4 ? TEXTOID : INT8OID, n);
 	for (int i = 0; i < n; i++)
 	{
-		SnEvent    *event = &works[i]->event;
+		SnEvent *event = &works[i]->event;
 
 		sn_column_text(&columns[0], event->tenant_id);
 		sn_column_text(&columns[1], event->event_id);
@@ -357,9 +363,9 @@ run_insert(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 	inserted = sn_execute(statement, values, NULL);
 	for (int i = 0; i < n; i++)
 	{
-		works[i]->claimed = inserted == n ||
-			(row < inserted && strcmp(sn_result_text(row, 2), works[i]->event.event_id) == 0 &&
-			 strcmp(sn_result_text(row, 1), works[i]->event.tenant_id) == 0);
+		works[i]->claimed =
+			inserted == n || (row < inserted && strcmp(sn_result_text(row, 2), works[i]->event.event_id) == 0 &&
+							  strcmp(sn_result_text(row, 1), works[i]->event.tenant_id) == 0);
 		row += works[i]->claimed;
 	}
 }
@@ -367,7 +373,7 @@ run_insert(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
 static int
 keep_todo(SnWork **works, int n, bool claimed)
 {
-	int			kept = 0;
+	int kept = 0;
 
 	for (int i = 0; i < n; i++)
 		if (works[i]->outcome == SN_TODO && works[i]->claimed == claimed)
@@ -378,8 +384,8 @@ keep_todo(SnWork **works, int n, bool claimed)
 static void
 claim_works(SnBatch *batch, SnWork **works, int n)
 {
-	SnWork	  **all = works;
-	int			n_all = n;
+	SnWork **all = works;
+	int n_all = n;
 
 	qsort(works, n, sizeof(SnWork *), compare_identity);
 	use_generations();
@@ -400,8 +406,7 @@ claim_works(SnBatch *batch, SnWork **works, int n)
 		if (!all[i]->claimed && all[i]->outcome == SN_TODO)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("a claim was taken and given back in the same moment"),
-					 errhint("Send the batch again.")));
+					 errmsg("a claim was taken and given back in the same moment"), errhint("Send the batch again.")));
 }
 
 /*
@@ -410,13 +415,13 @@ claim_works(SnBatch *batch, SnWork **works, int n)
 void
 sn_claim(SnBatch *batch)
 {
-	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
-	int			n = 0;
+	SnWork **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
+	int n = 0;
 
 	sn_claim_index(batch);
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->outcome == SN_TODO && work->fresh && work->replay != NULL)
 			claim_replay(batch, work);
@@ -459,7 +464,7 @@ needs_update(const SnWork *work)
 	if (work->pending_id != 0 || work->replay != NULL)
 		return true;
 	return work->outcome == SN_RETRYING || work->outcome == SN_PARKED || work->outcome == SN_DEFERRED ||
-		work->outcome == SN_DEAD;
+		   work->outcome == SN_DEAD;
 }
 
 /*
@@ -469,14 +474,14 @@ void
 sn_claim_settle(SnBatch *batch)
 {
 	static const Oid types[7] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, BOOLOID, TEXTOID, TEXTOID};
-	SnColumn	columns[7];
-	Datum		values[9];
+	SnColumn columns[7];
+	Datum values[9];
 
 	for (int c = 0; c < 7; c++)
 		sn_column_init(&columns[c], types[c], 16);
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (!needs_update(work))
 			continue;

@@ -51,31 +51,27 @@ static const struct
 {
 	const char *name;
 	const char *value;
-}			settings[] = {
-	{"enable_seqscan", "off"},
-	{"enable_hashjoin", "off"},
-	{"enable_mergejoin", "off"},
-	{"plan_cache_mode", "force_generic_plan"},
-	{"jit", "off"}
-};
+} settings[] = {{"enable_seqscan", "off"},
+				{"enable_hashjoin", "off"},
+				{"enable_mergejoin", "off"},
+				{"plan_cache_mode", "force_generic_plan"},
+				{"jit", "off"}};
 
 static bool in_consume = false;
 
 static SnStatement lock_partitions = {
 	.sql = "SELECT u.i, k.next_offset, k.epoch FROM unnest($2, $3, $4) AS u(i, topic, partition)"
-	" JOIN sentinai.kafka_offset k ON k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition"
-	" FOR UPDATE OF k",
-	.n_args = 4,.args = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID}
-};
+		   " JOIN sentinai.kafka_offset k ON k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition"
+		   " FOR UPDATE OF k",
+	.n_args = 4,
+	.args = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID}};
 
 /* Gives a batch up: the answer says to send smaller ones. */
 void
 sn_split(SnBatch *batch, int size)
 {
 	batch->split_size = Max(size, 1);
-	ereport(ERROR,
-			(errcode(SN_ERRCODE("SN030")),
-			 errmsg("batch is too large to be handled in one transaction")));
+	ereport(ERROR, (errcode(SN_ERRCODE("SN030")), errmsg("batch is too large to be handled in one transaction")));
 }
 
 static void
@@ -104,7 +100,7 @@ refuse_deferred_rows(SnBatch *batch)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
@@ -112,11 +108,9 @@ refuse_deferred_rows(SnBatch *batch)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN013")),
-				 errmsg("consume() can't run in a transaction with pending deferred constraints that fail"),
-				 errdetail("%s", error->message),
-				 errhint("Call consume() in a transaction of its own.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")),
+						errmsg("consume() can't run in a transaction with pending deferred constraints that fail"),
+						errdetail("%s", error->message), errhint("Call consume() in a transaction of its own.")));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -127,22 +121,17 @@ static void
 check_call(SnBatch *batch, const char *worker_type, const char *group_id)
 {
 	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN013")),
-				 errmsg("consume() needs isolation level READ COMMITTED"),
-				 errdetail("It waits for other sessions' claims and must see them afterwards.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")), errmsg("consume() needs isolation level READ COMMITTED"),
+						errdetail("It waits for other sessions' claims and must see them afterwards.")));
 	batch->worker_type = sn_worker_type_get(worker_type);
 	if (batch->worker_type == NULL)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN002")),
-				 errmsg("worker type \"%s\" is not known", worker_type),
-				 errhint("worker_type_add() makes one; SELECT name FROM sentinai.worker_type lists them.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN002")), errmsg("worker type \"%s\" is not known", worker_type),
+						errhint("worker_type_add() makes one; SELECT name FROM sentinai.worker_type lists them.")));
 	if (strcmp(group_id, batch->worker_type->group_id) != 0)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN003")),
-				 errmsg("group \"%s\" is not the group of worker type \"%s\"", group_id, worker_type),
-				 errdetail("Its group is \"%s\".", batch->worker_type->group_id),
-				 errhint("SELECT sentinai.worker_type_group('%s', '%s') changes it.", worker_type, group_id)));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN003")),
+						errmsg("group \"%s\" is not the group of worker type \"%s\"", group_id, worker_type),
+						errdetail("Its group is \"%s\".", batch->worker_type->group_id),
+						errhint("SELECT sentinai.worker_type_group('%s', '%s') changes it.", worker_type, group_id)));
 }
 
 static int
@@ -150,7 +139,7 @@ compare_partitions(const void *a, const void *b)
 {
 	const SnPartition *left = *(SnPartition *const *) a;
 	const SnPartition *right = *(SnPartition *const *) b;
-	int			order = strcmp(left->topic, right->topic);
+	int order = strcmp(left->topic, right->topic);
 
 	if (order == 0)
 		order = left->partition < right->partition ? -1 : left->partition > right->partition;
@@ -165,9 +154,9 @@ static void
 fence(SnBatch *batch)
 {
 	SnPartition **sorted = palloc(Max(batch->n_partitions, 1) * sizeof(SnPartition *));
-	SnColumn	columns[3];
-	Datum		values[4];
-	uint64		n;
+	SnColumn columns[3];
+	Datum values[4];
+	uint64 n;
 
 	sn_column_init(&columns[0], INT4OID, batch->n_partitions);
 	sn_column_init(&columns[1], TEXTOID, batch->n_partitions);
@@ -181,10 +170,9 @@ fence(SnBatch *batch)
 	for (int i = 0; i < batch->n_partitions; i++)
 	{
 		if (i > 0 && compare_partitions(&sorted[i - 1], &sorted[i]) == 0)
-			ereport(ERROR,
-					(errcode(SN_ERRCODE("SN007")),
-					 errmsg("batch is not valid"),
-					 errdetail("It has two entries for partition %d of topic \"%s\".", sorted[i]->partition, sorted[i]->topic)));
+			ereport(ERROR, (errcode(SN_ERRCODE("SN007")), errmsg("batch is not valid"),
+							errdetail("It has two entries for partition %d of topic \"%s\".", sorted[i]->partition,
+									  sorted[i]->topic)));
 		sn_column_add(&columns[0], Int32GetDatum(sorted[i] - batch->partitions), false);
 		sn_column_text(&columns[1], sorted[i]->topic);
 		sn_column_add(&columns[2], Int32GetDatum(sorted[i]->partition), false);
@@ -240,7 +228,7 @@ static char *
 try_steps(SnBatch *batch, bool *split)
 {
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile stop = NULL;
+	char *volatile stop = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(batch->context);
@@ -251,7 +239,7 @@ try_steps(SnBatch *batch, bool *split)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(batch->context);
 		error = CopyErrorData();
@@ -259,7 +247,7 @@ try_steps(SnBatch *batch, bool *split)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(batch->context);
 		CurrentResourceOwner = owner;
-		*split = batch->split_size > 0;	/* not by the code: a handler may raise any */
+		*split = batch->split_size > 0; /* not by the code: a handler may raise any */
 		if (!*split && (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 						sn_error_class(error->sqlerrcode, error->constraint_name) != SN_CLASS_STOP))
 			ReThrowError(error);
@@ -274,8 +262,8 @@ try_steps(SnBatch *batch, bool *split)
 static Datum
 run_batch(SnBatch *batch, FunctionCallInfo fcinfo)
 {
-	bool		split = false;
-	char	   *stop;
+	bool split = false;
+	char *stop;
 
 	if (batch->handler_version != 0 && batch->handler_version != batch->worker_type->version)
 		return sn_answer(batch, fcinfo, NULL, 0, true);
@@ -294,9 +282,9 @@ consume(FunctionCallInfo fcinfo, const char *worker_type, const char *group_id, 
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "sentinai batch", ALLOCSET_DEFAULT_SIZES);
-	SnBatch    *batch = MemoryContextAllocZero(context, sizeof(SnBatch));
-	int			nest_level = NewGUCNestLevel();
-	Datum		answer;
+	SnBatch *batch = MemoryContextAllocZero(context, sizeof(SnBatch));
+	int nest_level = NewGUCNestLevel();
+	Datum answer;
 
 	batch->context = context;
 	batch->now = GetCurrentTimestamp();
@@ -323,9 +311,7 @@ guarded_consume(FunctionCallInfo fcinfo, const char *worker_type, const char *gr
 	volatile Datum answer = (Datum) 0;
 
 	if (in_consume)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN013")),
-				 errmsg("consume() can't be called by a handler")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")), errmsg("consume() can't be called by a handler")));
 	in_consume = true;
 	PG_TRY();
 	{
@@ -346,7 +332,7 @@ guarded_consume(FunctionCallInfo fcinfo, const char *worker_type, const char *gr
 Datum
 sn_consume(PG_FUNCTION_ARGS)
 {
-	bytea	   *batch = PG_GETARG_BYTEA_PP(2);
+	bytea *batch = PG_GETARG_BYTEA_PP(2);
 
 	return guarded_consume(fcinfo, text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						   VARDATA_ANY(batch), VARSIZE_ANY_EXHDR(batch));
@@ -358,7 +344,7 @@ sn_consume(PG_FUNCTION_ARGS)
 Datum
 sn_consume_records(PG_FUNCTION_ARGS)
 {
-	bytea	   *batch = sn_batch_pack(PG_GETARG_ARRAYTYPE_P(2));
+	bytea *batch = sn_batch_pack(PG_GETARG_ARRAYTYPE_P(2));
 
 	return guarded_consume(fcinfo, text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
 						   VARDATA_ANY(batch), VARSIZE_ANY_EXHDR(batch));

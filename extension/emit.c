@@ -24,7 +24,7 @@ PG_FUNCTION_INFO_V1(sn_emit);
 PG_FUNCTION_INFO_V1(sn_fail);
 
 #define DEFAULT_TOPIC "exceptions"
-#define TOPIC_MAX 249			/* Kafka's own limit */
+#define TOPIC_MAX 249 /* Kafka's own limit */
 
 /* The columns of sentinai.event that name an event. */
 #define EVENT_EVENT_ID 1
@@ -76,32 +76,32 @@ sn_emit_end(void)
 static void
 forget_emits_of(SubTransactionId subid)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, current_batch->emits)
+	foreach (cell, current_batch->emits)
 	{
-		SnEmit	   *emit = lfirst(cell);
+		SnEmit *emit = lfirst(cell);
 
 		if (emit->subid != subid)
 			continue;
 		emit->parent->n_emitted--;
-		current_batch->emits = foreach_delete_current(current_batch->emits, cell);
+		current_batch->emits = foreach_delete_current (current_batch->emits, cell);
 	}
 }
 
 static void
 on_subtransaction(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (current_batch == NULL)
 		return;
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		forget_emits_of(subid);
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		foreach(cell, current_batch->emits)
+		foreach (cell, current_batch->emits)
 		{
-			SnEmit	   *emit = lfirst(cell);
+			SnEmit *emit = lfirst(cell);
 
 			if (emit->subid == subid)
 				emit->subid = parent;
@@ -127,28 +127,29 @@ static SnWork *
 work_of_argument(FunctionCallInfo fcinfo, const char *function)
 {
 	HeapTupleHeader event;
-	bool		event_null;
-	bool		tenant_null;
-	Datum		event_id;
-	Datum		tenant_id;
-	SnWork	   *work;
+	bool event_null;
+	bool tenant_null;
+	Datum event_id;
+	Datum tenant_id;
+	SnWork *work;
 
 	if (current_batch == NULL)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN008")),
-				 errmsg("%s() was called outside of a handler", function),
-				 errhint("Call it in a function that handler_add() registered, for an event that the function was given.")));
+		ereport(
+			ERROR,
+			(errcode(SN_ERRCODE("SN008")), errmsg("%s() was called outside of a handler", function),
+			 errhint(
+				 "Call it in a function that handler_add() registered, for an event that the function was given.")));
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("the event of %s() is NULL", function)));
 	event = PG_GETARG_HEAPTUPLEHEADER(0);
 	event_id = GetAttributeByNum(event, EVENT_EVENT_ID, &event_null);
 	tenant_id = GetAttributeByNum(event, EVENT_TENANT_ID, &tenant_null);
-	work = event_null || tenant_null ? NULL
-		: sn_work_by_identity(current_batch, TextDatumGetCString(tenant_id), TextDatumGetCString(event_id));
+	work = event_null || tenant_null
+			   ? NULL
+			   : sn_work_by_identity(current_batch, TextDatumGetCString(tenant_id), TextDatumGetCString(event_id));
 	if (work == NULL || !work->given)
 		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN008")),
-				 errmsg("the event of %s() is not one that is being handled", function),
+				(errcode(SN_ERRCODE("SN008")), errmsg("the event of %s() is not one that is being handled", function),
 				 errhint("Pass the event that the handler was given.")));
 	return work;
 }
@@ -166,7 +167,7 @@ append_field(StringInfo buf, const char *name, const char *value)
 static void
 append_jsonb(StringInfo buf, const char *name, Datum value)
 {
-	Jsonb	   *jsonb = DatumGetJsonbP(value);
+	Jsonb *jsonb = DatumGetJsonbP(value);
 
 	appendStringInfo(buf, ",\"%s\":", name);
 	JsonbToCString(buf, &jsonb->root, VARSIZE(jsonb));
@@ -193,8 +194,7 @@ envelope(SnBatch *batch, const SnEmit *emit)
 	appendStringInfoChar(&buf, '}');
 	if (buf.len > sn_max_event_bytes)
 		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN006")),
-				 errmsg("emitted event is too large"),
+				(errcode(SN_ERRCODE("SN006")), errmsg("emitted event is too large"),
 				 errdetail("It has %d bytes; sentinai.max_event_bytes allows %d.", buf.len, sn_max_event_bytes)));
 	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
 }
@@ -222,8 +222,8 @@ sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payloa
 			const char *topic, const char *id_scope, int ordinal)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	SnEvent    *event = &parent->event;
-	SnEmit	   *emit = palloc0(sizeof(SnEmit));
+	SnEvent *event = &parent->event;
+	SnEmit *emit = palloc0(sizeof(SnEmit));
 
 	emit->subid = GetCurrentSubTransactionId();
 	emit->parent = parent;
@@ -243,12 +243,12 @@ sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payloa
 static void
 check_topic(const char *topic)
 {
-	size_t		len = strlen(topic);
+	size_t len = strlen(topic);
 
-	if (len == 0 || len > TOPIC_MAX || strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
+	if (len == 0 || len > TOPIC_MAX ||
+		strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
 		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("topic name is not valid"),
+				(errcode(SN_ERRCODE("SN001")), errmsg("topic name is not valid"),
 				 errdetail("Kafka allows letters, digits, dot, underscore and dash, at most %d of them.", TOPIC_MAX)));
 }
 
@@ -264,27 +264,21 @@ text_argument(FunctionCallInfo fcinfo, int n)
 Datum
 sn_emit(PG_FUNCTION_ARGS)
 {
-	SnWork	   *parent = work_of_argument(fcinfo, "emit");
-	char	   *event_type = text_argument(fcinfo, 1);
-	char	   *exception_id = text_argument(fcinfo, 3);
-	char	   *topic = text_argument(fcinfo, 4);
-	SnBatch    *batch = current_batch;
+	SnWork *parent = work_of_argument(fcinfo, "emit");
+	char *event_type = text_argument(fcinfo, 1);
+	char *exception_id = text_argument(fcinfo, 3);
+	char *topic = text_argument(fcinfo, 4);
+	SnBatch *batch = current_batch;
 
 	if (event_type == NULL || sn_event_type_get(batch->worker_type, event_type) == NULL)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN005")),
-				 errmsg("event type is not known"),
-				 errdetail("emit() was given \"%s\".", event_type == NULL ? "NULL" : event_type),
-				 errhint("event_type_add() makes one.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN005")), errmsg("event type is not known"),
+						errdetail("emit() was given \"%s\".", event_type == NULL ? "NULL" : event_type),
+						errhint("event_type_add() makes one.")));
 	if (PG_ARGISNULL(2) || !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(2)))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN006")),
-				 errmsg("payload of an emitted event is not a JSON object")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN006")), errmsg("payload of an emitted event is not a JSON object")));
 	if (exception_id != NULL && (exception_id[0] == '\0' || strlen(exception_id) > SN_EVENT_TEXT_MAX))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN006")),
-				 errmsg("exception_id of an emitted event is not valid"),
-				 errdetail("It has 1 to %d bytes.", SN_EVENT_TEXT_MAX)));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN006")), errmsg("exception_id of an emitted event is not valid"),
+						errdetail("It has 1 to %d bytes.", SN_EVENT_TEXT_MAX)));
 	if (topic != NULL)
 		check_topic(topic);
 	sn_emit_add(batch, parent, event_type, PG_GETARG_DATUM(2), exception_id, topic, batch->worker_type->name,
@@ -298,22 +292,19 @@ sn_emit(PG_FUNCTION_ARGS)
 Datum
 sn_fail(PG_FUNCTION_ARGS)
 {
-	SnWork	   *work = work_of_argument(fcinfo, "fail");
-	char	   *error_type = text_argument(fcinfo, 1);
-	char	   *message = text_argument(fcinfo, 2);
+	SnWork *work = work_of_argument(fcinfo, "fail");
+	char *error_type = text_argument(fcinfo, 1);
+	char *message = text_argument(fcinfo, 2);
 	MemoryContext old;
 
 	if (error_type == NULL || error_type[0] == '\0' || strlen(error_type) > 63)
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN001")),
-				 errmsg("error_type of fail() is not valid"),
-				 errdetail("It has 1 to 63 bytes, such as validation_error.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("error_type of fail() is not valid"),
+						errdetail("It has 1 to 63 bytes, such as validation_error.")));
 	old = MemoryContextSwitchTo(current_batch->context);
-	work->failure = (SnFailure) {
-		.step = "handle",.error_type = pstrdup(error_type),
-		.message = message == NULL ? pstrdup(error_type) : pstrdup(message),
-		.error_class = sn_error_type_class(error_type)
-	};
+	work->failure = (SnFailure){.step = "handle",
+								.error_type = pstrdup(error_type),
+								.message = message == NULL ? pstrdup(error_type) : pstrdup(message),
+								.error_class = sn_error_type_class(error_type)};
 	strlcpy(work->failure.sqlstate, work->failure.error_class == SN_CLASS_PERMANENT ? "SN006" : "P0001",
 			sizeof(work->failure.sqlstate));
 	MemoryContextSwitchTo(old);

@@ -15,4 +15,4 @@ extern void sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, 
 						const char *topic, const char *id_scope, int ordinal);
 extern void sn_emit_init(void);
 
-#endif							/* SN_EMIT_H */
+#endif /* SN_EMIT_H */

@@ -727,8 +727,7 @@ envelope_scan(const char *value, int len, sn_envelope *envelope)
 }
 
 bool
-sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out,
-			   SnEventError *err)
+sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out, SnEventError *err)
 {
 	sn_envelope envelope;
 	bool trimmable = false;

@@ -48,8 +48,8 @@ typedef struct SnEventError
  * same, for the dead letter to show (NULL, (Datum) 0 for the rest, the payload
  * included).
  */
-extern bool sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out,
-						   SnEventError *err);
+extern bool
+sn_event_parse(const char *value, int len, TimestampTz record_ts, const char *tenant, SnEvent *out, SnEventError *err);
 
 /* Whether a text is a tenant id by its form: ^[A-Za-z0-9_.-]{1,64}$ */
 extern bool sn_tenant_id_valid(const char *text);

@@ -60,9 +60,8 @@
 #define MAX_RERUNS 3
 
 /* The settings of consume() that a handler must not see: it gets the session's. */
-static const char *const handler_settings[] = {
-	"search_path", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "plan_cache_mode", "jit"
-};
+static const char *const handler_settings[] = {"search_path",	   "enable_seqscan",  "enable_hashjoin",
+											   "enable_mergejoin", "plan_cache_mode", "jit"};
 
 /* Thread of control: set by the timer's signal handler. */
 static volatile sig_atomic_t handler_timed_out = false;
@@ -71,39 +70,35 @@ static TimeoutId handler_timeout = MAX_TIMEOUTS;
 /* Whose code runs now: commands that would outlive it are refused (sn_handler_check_command). */
 static enum
 {
-	HANDLER_NONE,				/* ours */
-	HANDLER_CALLED,				/* a handler */
-	HANDLER_FIRING				/* deferred triggers of what a handler has written */
-}			handler_phase = HANDLER_NONE;
+	HANDLER_NONE,	/* ours */
+	HANDLER_CALLED, /* a handler */
+	HANDLER_FIRING	/* deferred triggers of what a handler has written */
+} handler_phase = HANDLER_NONE;
 
 /* Constraints that are deferred from the start, quoted for SET CONSTRAINTS. */
 static SnStatement read_deferred_constraints = {
 	.sql = "SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', ')"
-	" FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace"
-	" WHERE c.condeferred AND n.nspname !~ '^pg_toast|^pg_temp'",
-	.n_args = 0
-};
+		   " FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace"
+		   " WHERE c.condeferred AND n.nspname !~ '^pg_toast|^pg_temp'",
+	.n_args = 0};
 
 static SnStatement read_temporary_tables = {
 	.sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c"
-	" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-	" WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p')"
-	" AND c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1)",
-	.n_args = 1,.args = {TEXTOID}
-};
+		   " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+		   " WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p')"
+		   " AND c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1)",
+	.n_args = 1,
+	.args = {TEXTOID}};
 
-static SnStatement read_channels = {
-	.sql = "SELECT FROM pg_catalog.pg_listening_channels() LIMIT 1",
-	.n_args = 0
-};
+static SnStatement read_channels = {.sql = "SELECT FROM pg_catalog.pg_listening_channels() LIMIT 1", .n_args = 0};
 
 typedef struct Slice
 {
-	SnBatch    *batch;
-	SnWork	  **works;
-	int			n;
-	int			calling;		/* index of the event that a plain handler is at, -1: not known */
-	int			n_emitted;		/* by the last run, also one that was rolled back */
+	SnBatch *batch;
+	SnWork **works;
+	int n;
+	int calling;   /* index of the event that a plain handler is at, -1: not known */
+	int n_emitted; /* by the last run, also one that was rolled back */
 } Slice;
 
 static void
@@ -145,17 +140,15 @@ check_timer(void)
 	if (handler_timed_out)
 	{
 		QueryCancelPending = false;
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("handler has run out of time")));
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("handler has run out of time")));
 	}
 }
 
 static Datum
 event_datum(const SnEvent *event, TupleDesc desc)
 {
-	Datum		values[9];
-	bool		nulls[9] = {false};
+	Datum values[9];
+	bool nulls[9] = {false};
 
 	values[0] = CStringGetTextDatum(event->event_id);
 	values[1] = CStringGetTextDatum(event->event_type);
@@ -176,10 +169,10 @@ event_datum(const SnEvent *event, TupleDesc desc)
 static Datum
 handler_argument(const SnHandler *handler, SnWork **works, int n)
 {
-	Oid			type = sn_type_oid("event");
-	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
-	Datum	   *events = palloc(n * sizeof(Datum));
-	Datum		result;
+	Oid type = sn_type_oid("event");
+	TupleDesc desc = lookup_rowtype_tupdesc(type, -1);
+	Datum *events = palloc(n * sizeof(Datum));
+	Datum result;
 
 	for (int i = 0; i < n; i++)
 		events[i] = event_datum(&works[i]->event, desc);
@@ -194,17 +187,18 @@ handler_argument(const SnHandler *handler, SnWork **works, int n)
 static void
 prepare_handler(SnHandler *handler)
 {
-	Oid			type = sn_type_oid("event");
+	Oid type = sn_type_oid("event");
 	const char *type_name = handler->set_based ? "sentinai.event[]" : "sentinai.event";
-	SPIPlanPtr	plan;
+	SPIPlanPtr plan;
 
 	if (handler->plan != NULL)
 		return;
 	if (handler->set_based)
 		type = get_array_type(type);
-	plan = SPI_prepare(psprintf("SELECT %s($1::%s)",
-								quote_qualified_identifier(handler->function_schema, handler->function_name), type_name),
-					   1, &type);
+	plan =
+		SPI_prepare(psprintf("SELECT %s($1::%s)",
+							 quote_qualified_identifier(handler->function_schema, handler->function_name), type_name),
+					1, &type);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the handler: %s", SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
@@ -214,15 +208,14 @@ prepare_handler(SnHandler *handler)
 static Oid
 handler_role(const SnHandler *handler)
 {
-	Oid			role = get_role_oid(handler->role_name, true);
+	Oid role = get_role_oid(handler->role_name, true);
 
 	if (!OidIsValid(role) || superuser_arg(role))
-		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN009")),
-				 errmsg("handler %s.%s can't run as role \"%s\"",
-						handler->function_schema, handler->function_name, handler->role_name),
-				 errdetail("%s", OidIsValid(role) ? "The role is a superuser." : "There is no such role."),
-				 errhint("handler_add(..., role_name => '...') names another role.")));
+		ereport(ERROR, (errcode(SN_ERRCODE("SN009")),
+						errmsg("handler %s.%s can't run as role \"%s\"", handler->function_schema,
+							   handler->function_name, handler->role_name),
+						errdetail("%s", OidIsValid(role) ? "The role is a superuser." : "There is no such role."),
+						errhint("handler_add(..., role_name => '...') names another role.")));
 	return role;
 }
 
@@ -233,19 +226,18 @@ handler_role(const SnHandler *handler)
 static void
 call_handler(SnHandler *handler, SnWork **works, int n)
 {
-	Oid			user;
-	int			security;
-	int			nest_level = NewGUCNestLevel();
+	Oid user;
+	int security;
+	int nest_level = NewGUCNestLevel();
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		argument = handler_argument(handler, works, n);
-	int			rc;
+	Datum argument = handler_argument(handler, works, n);
+	int rc;
 
 	for (int i = 0; i < lengthof(handler_settings); i++)
-		set_config_option(handler_settings[i], GetConfigOptionResetString(handler_settings[i]),
-						  PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		set_config_option(handler_settings[i], GetConfigOptionResetString(handler_settings[i]), PGC_USERSET,
+						  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(handler_role(handler),
-						   security | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
 	start_timer(handler);
 	handler_phase = HANDLER_CALLED;
 	prepare_handler(handler);
@@ -266,8 +258,8 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 static void
 fire_deferred(SnHandler *handler)
 {
-	Oid			user;
-	int			security;
+	Oid user;
+	int security;
 
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
@@ -283,10 +275,8 @@ fire_deferred(SnHandler *handler)
 static void
 refuse_command(const char *command)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s is not allowed in a handler", command),
-			 errdetail("It would outlive the handler, in a session that is not the handler's role's.")));
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("%s is not allowed in a handler", command),
+					errdetail("It would outlive the handler, in a session that is not the handler's role's.")));
 }
 
 /*
@@ -332,15 +322,15 @@ to_handle(const SnWork *work)
 static int
 assign_waves(Slice *slice)
 {
-	int			waves = 0;
+	int waves = 0;
 
 	for (int i = 0; i < slice->n; i++)
 		if (slice->works[i]->key != NULL)
 			slice->works[i]->key->handler = NULL;
 	for (int i = 0; i < slice->n; i++)
 	{
-		SnWork	   *work = slice->works[i];
-		SnKey	   *key = work->key;
+		SnWork *work = slice->works[i];
+		SnKey *key = work->key;
 
 		if (!to_handle(work))
 			continue;
@@ -362,7 +352,7 @@ assign_waves(Slice *slice)
 static void
 share_time(SnWork **works, int n, instr_time since)
 {
-	instr_time	now;
+	instr_time now;
 
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, since);
@@ -378,9 +368,9 @@ share_time(SnWork **works, int n, instr_time since)
 static void
 check_budget(Slice *slice, const SnHandler *handler, int called)
 {
-	SnBatch    *batch = slice->batch;
-	int64		budget_ms = Max((int64) timeout_of(handler) * BUDGET_TIMEOUTS, BUDGET_MIN_MS);
-	int			done = called;
+	SnBatch *batch = slice->batch;
+	int64 budget_ms = Max((int64) timeout_of(handler) * BUDGET_TIMEOUTS, BUDGET_MIN_MS);
+	int done = called;
 
 	if (batch->n_work <= 2 || GetCurrentTimestamp() - batch->handling_since < budget_ms * 1000)
 		return;
@@ -393,8 +383,8 @@ check_budget(Slice *slice, const SnHandler *handler, int called)
 static void
 call_group(Slice *slice, SnHandler *handler, int *members, int n)
 {
-	SnWork	  **works = palloc(n * sizeof(SnWork *));
-	instr_time	start;
+	SnWork **works = palloc(n * sizeof(SnWork *));
+	instr_time start;
 
 	for (int i = 0; i < n; i++)
 		works[i] = slice->works[members[i]];
@@ -421,19 +411,19 @@ call_group(Slice *slice, SnHandler *handler, int *members, int n)
 static SnHandler *
 run_wave(Slice *slice, int wave, SnHandler *last)
 {
-	bool	   *done = palloc0(slice->n * sizeof(bool));
-	int		   *members = palloc(slice->n * sizeof(int));
+	bool *done = palloc0(slice->n * sizeof(bool));
+	int *members = palloc(slice->n * sizeof(int));
 
 	for (int first = 0; first < slice->n; first++)
 	{
-		SnHandler  *handler = slice->works[first]->handler;
-		int			n = 0;
+		SnHandler *handler = slice->works[first]->handler;
+		int n = 0;
 
 		if (done[first] || !to_handle(slice->works[first]) || slice->works[first]->wave != wave)
 			continue;
 		for (int i = first; i < slice->n; i++)
 		{
-			SnWork	   *work = slice->works[i];
+			SnWork *work = slice->works[i];
 
 			if (to_handle(work) && work->wave == wave && work->handler == handler)
 			{
@@ -455,8 +445,8 @@ run_wave(Slice *slice, int wave, SnHandler *last)
 static void
 run_waves(Slice *slice)
 {
-	int			waves = assign_waves(slice);
-	SnHandler  *last = NULL;
+	int waves = assign_waves(slice);
+	SnHandler *last = NULL;
 
 	for (int wave = 0; wave < waves; wave++)
 		last = run_wave(slice, wave, last);
@@ -469,7 +459,7 @@ run_waves(Slice *slice)
 static void
 describe_error(ErrorData *error, SnFailure *failure)
 {
-	bool		timed_out = error->sqlerrcode == ERRCODE_QUERY_CANCELED && handler_timed_out;
+	bool timed_out = error->sqlerrcode == ERRCODE_QUERY_CANCELED && handler_timed_out;
 
 	failure->step = "handle";
 	failure->error_type = timed_out ? "timeout" : sn_condition_name(error->sqlerrcode);
@@ -482,20 +472,20 @@ describe_error(ErrorData *error, SnFailure *failure)
 static bool
 must_rethrow(const SnBatch *batch, const ErrorData *error, const SnFailure *failure)
 {
-	return (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !handler_timed_out) ||
-		batch->split_size > 0 || failure->error_class == SN_CLASS_STOP;
+	return (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !handler_timed_out) || batch->split_size > 0 ||
+		   failure->error_class == SN_CLASS_STOP;
 }
 
 static void
 park_behind(SnBatch *batch, SnWork *failed)
 {
-	bool		behind = false;
+	bool behind = false;
 
 	if (failed->key == NULL)
 		return;
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work == failed)
 			behind = true;
@@ -515,10 +505,10 @@ replay_waits(const SnWork *work)
 void
 sn_handle_fail(SnBatch *batch, SnWork *work)
 {
-	SnFailure  *failure = &work->failure;
-	SnRetryDecision decision = sn_retry_decide(batch->worker_type->name, work->event.tenant_id, work->event.event_type,
-											   failure->error_type, failure->error_class, work->retry_count,
-											   work->first_failed_at);
+	SnFailure *failure = &work->failure;
+	SnRetryDecision decision =
+		sn_retry_decide(batch->worker_type->name, work->event.tenant_id, work->event.event_type, failure->error_type,
+						failure->error_class, work->retry_count, work->first_failed_at);
 
 	if (sn_circuit_trip(batch, work))
 		return;
@@ -528,7 +518,8 @@ sn_handle_fail(SnBatch *batch, SnWork *work)
 	{
 		work->outcome = SN_RETRYING;
 		work->retry_count += work->replay == NULL;
-		work->next_attempt_at = GetCurrentTimestamp() + Max(decision.delay_ms, work->replay == NULL ? 0 : 1000) * INT64CONST(1000);
+		work->next_attempt_at =
+			GetCurrentTimestamp() + Max(decision.delay_ms, work->replay == NULL ? 0 : 1000) * INT64CONST(1000);
 	}
 	else
 		work->outcome = SN_DEAD;
@@ -567,7 +558,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		stop_timer();
 		handler_phase = HANDLER_NONE;
@@ -596,7 +587,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 static void
 restore_constraints(void)
 {
-	char	   *names;
+	char *names;
 
 	if (sn_execute(&read_deferred_constraints, NULL, NULL) != 1)
 		return;
@@ -608,7 +599,7 @@ restore_constraints(void)
 static int
 count_to_handle(Slice *slice, int *only)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (int i = 0; i < slice->n; i++)
 		if (to_handle(slice->works[i]))
@@ -644,7 +635,7 @@ static void run_slice(SnBatch *batch, SnWork **works, int n);
 static void
 cut_slice(Slice *slice)
 {
-	int			half = slice->n / 2;
+	int half = slice->n / 2;
 
 	run_slice(slice->batch, slice->works, half);
 	run_slice(slice->batch, slice->works + half, slice->n - half);
@@ -657,16 +648,16 @@ cut_slice(Slice *slice)
 static void
 run_slice(SnBatch *batch, SnWork **works, int n)
 {
-	Slice		slice = {batch, works, n, -1, 0};
-	int			reruns = 0;
+	Slice slice = {batch, works, n, -1, 0};
+	int reruns = 0;
 
 	for (;;)
 	{
-		SnFailure	failure = {0};
-		bool		named;
-		int			only = -1;
-		int			left = count_to_handle(&slice, &only);
-		int			culprit;
+		SnFailure failure = {0};
+		bool named;
+		int only = -1;
+		int left = count_to_handle(&slice, &only);
+		int culprit;
 
 		if (left == 0)
 			return;
@@ -703,8 +694,8 @@ drop_temporary_tables(SnBatch *batch)
 		return;
 	for (SnHandler *handler = batch->worker_type->handlers; handler != NULL; handler = handler->next)
 	{
-		Datum		role = CStringGetTextDatum(handler->role_name);
-		uint64		n = sn_execute(&read_temporary_tables, &role, NULL);
+		Datum role = CStringGetTextDatum(handler->role_name);
+		uint64 n = sn_execute(&read_temporary_tables, &role, NULL);
 		SPITupleTable *rows = SPI_tuptable;
 
 		for (int row = 0; row < n; row++)
@@ -735,8 +726,8 @@ clean_session(SnBatch *batch)
 void
 sn_handle(SnBatch *batch)
 {
-	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
-	int			n = 0;
+	SnWork **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
+	int n = 0;
 
 	for (int i = 0; i < batch->n_work; i++)
 		if (to_handle(batch->work[i]))
@@ -758,7 +749,8 @@ prepare_rehearsal(SnBatch *batch, SnWork *work, SnRehearsal *rehearsal)
 	if (!sn_event_parse(rehearsal->value, rehearsal->len, rehearsal->record_ts == 0 ? batch->now : rehearsal->record_ts,
 						rehearsal->tenant_id, &work->event, &error))
 	{
-		work->failure = (SnFailure) {.error_type = error.error_type,.message = error.message,.detail = error.detail,.sqlstate = "SN006"};
+		work->failure = (SnFailure){
+			.error_type = error.error_type, .message = error.message, .detail = error.detail, .sqlstate = "SN006"};
 		return false;
 	}
 	if (rehearsal->tenant_id != NULL)
@@ -770,10 +762,9 @@ prepare_rehearsal(SnBatch *batch, SnWork *work, SnRehearsal *rehearsal)
 	type = sn_event_type_get(batch->worker_type, work->event.event_type);
 	if (work->event.event_id == NULL || type == NULL || type->handler == NULL)
 	{
-		work->failure = (SnFailure) {
-			.error_type = type == NULL ? "unknown_event_type" : "handler_missing",
-			.message = type == NULL ? "event type is not known" : "event type has no handler",.sqlstate = "SN005"
-		};
+		work->failure = (SnFailure){.error_type = type == NULL ? "unknown_event_type" : "handler_missing",
+									.message = type == NULL ? "event type is not known" : "event type has no handler",
+									.sqlstate = "SN005"};
 		return false;
 	}
 	work->handler = type->handler;
@@ -786,23 +777,22 @@ prepare_rehearsal(SnBatch *batch, SnWork *work, SnRehearsal *rehearsal)
 void
 sn_handle_rehearse(SnRehearsal *rehearsal)
 {
-	SnBatch    *batch = palloc0(sizeof(SnBatch));
-	SnWork	   *work;
-	SnFailure	failure = {0};
-	bool		named = false;
+	SnBatch *batch = palloc0(sizeof(SnBatch));
+	SnWork *work;
+	SnFailure failure = {0};
+	bool named = false;
 
 	batch->context = CurrentMemoryContext;
 	batch->now = GetCurrentTimestamp();
 	batch->worker_type = sn_worker_type_get(rehearsal->worker_type);
 	if (batch->worker_type == NULL)
 		ereport(ERROR,
-				(errcode(SN_ERRCODE("SN002")),
-				 errmsg("worker type \"%s\" is not known", rehearsal->worker_type)));
+				(errcode(SN_ERRCODE("SN002")), errmsg("worker type \"%s\" is not known", rehearsal->worker_type)));
 	work = sn_batch_add_work(batch);
 	rehearsal->ok = prepare_rehearsal(batch, work, rehearsal);
 	if (rehearsal->ok)
 	{
-		Slice		slice = {batch, batch->work, 1, -1, 0};
+		Slice slice = {batch, batch->work, 1, -1, 0};
 
 		sn_claim_index(batch);
 		rehearsal->ok = try_slice(&slice, &failure, &named, false) && !named;

@@ -13,20 +13,20 @@
 typedef struct SnRehearsal
 {
 	const char *worker_type;
-	const char *tenant_id;		/* identity as the dead letter has it; NULL: as in the bytes */
+	const char *tenant_id; /* identity as the dead letter has it; NULL: as in the bytes */
 	const char *event_id;
-	TimestampTz event_timestamp;	/* 0: as in the bytes */
-	TimestampTz record_ts;		/* 0: none */
-	const char *value;			/* the record's bytes, NULL: a tombstone */
-	int			len;
+	TimestampTz event_timestamp; /* 0: as in the bytes */
+	TimestampTz record_ts;		 /* 0: none */
+	const char *value;			 /* the record's bytes, NULL: a tombstone */
+	int len;
 
 	/* out */
-	bool		ok;
+	bool ok;
 	const char *error_type;
 	const char *error_message;
 	const char *error_detail;
-	char		sqlstate[6];
-	int			n_emitted;
+	char sqlstate[6];
+	int n_emitted;
 } SnRehearsal;
 
 /*
@@ -38,4 +38,4 @@ extern void sn_handle_rehearse(SnRehearsal *rehearsal);
 /* Raises where a handler is running that must not use this command, because the command's effect would outlive it. */
 extern void sn_handler_check_command(Node *stmt);
 
-#endif							/* SN_HANDLE_H */
+#endif /* SN_HANDLE_H */

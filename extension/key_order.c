@@ -22,40 +22,39 @@ typedef struct KeyEntry
 	{
 		const char *tenant_id;
 		const char *exception_id;
-	}			name;
-	SnKey	   *key;
+	} name;
+	SnKey *key;
 } KeyEntry;
 
 static SnStatement lock_keys = {
-	.sql = "SELECT u.i, k.topic, k.partition, k.event_id, k.dlq_id"
-	" FROM unnest($1, $2, $3) AS u(i, tenant_id, exception_id)"
-	" JOIN sentinai.key_state k ON k.tenant_id = u.tenant_id AND k.exception_id = u.exception_id AND k.worker_type = $4"
-	" FOR UPDATE OF k",
-	.n_args = 4,.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
-};
+	.sql =
+		"SELECT u.i, k.topic, k.partition, k.event_id, k.dlq_id"
+		" FROM unnest($1, $2, $3) AS u(i, tenant_id, exception_id)"
+		" JOIN sentinai.key_state k ON k.tenant_id = u.tenant_id AND k.exception_id = u.exception_id AND k.worker_type = $4"
+		" FOR UPDATE OF k",
+	.n_args = 4,
+	.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}};
 
 static SnStatement insert_key = {
 	.sql = "INSERT INTO sentinai.key_state (tenant_id, exception_id, worker_type, topic, partition, event_id)"
-	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-	.n_args = 6,.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID}
-};
+		   " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+	.n_args = 6,
+	.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID}};
 
-static SnStatement update_key = {
-	.sql = "UPDATE sentinai.key_state SET event_id = $4, dlq_id = nullif($5, 0)"
-	" WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3",
-	.n_args = 5,.args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID}
-};
+static SnStatement update_key = {.sql = "UPDATE sentinai.key_state SET event_id = $4, dlq_id = nullif($5, 0)"
+										" WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3",
+								 .n_args = 5,
+								 .args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID}};
 
 static SnStatement park_released = {
 	.sql = "UPDATE sentinai.event_pending SET status = 'parked'"
-	" WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3 AND status = 'released'",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+		   " WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3 AND status = 'released'",
+	.n_args = 3,
+	.args = {TEXTOID, TEXTOID, TEXTOID}};
 
-static SnStatement release_key = {
-	.sql = "SELECT sentinai.key_release($1, $2, $3)",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+static SnStatement release_key = {.sql = "SELECT sentinai.key_release($1, $2, $3)",
+								  .n_args = 3,
+								  .args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static uint32
 key_hash(const void *key, Size keysize)
@@ -73,7 +72,7 @@ key_match(const void *a, const void *b, Size keysize)
 	const KeyEntry *right = b;
 
 	return strcmp(left->name.exception_id, right->name.exception_id) != 0 ||
-		strcmp(left->name.tenant_id, right->name.tenant_id) != 0;
+		   strcmp(left->name.tenant_id, right->name.tenant_id) != 0;
 }
 
 static int
@@ -81,7 +80,7 @@ compare_keys(const void *a, const void *b)
 {
 	const SnKey *left = *(SnKey *const *) a;
 	const SnKey *right = *(SnKey *const *) b;
-	int			order = strcmp(left->tenant_id, right->tenant_id);
+	int order = strcmp(left->tenant_id, right->tenant_id);
 
 	return order != 0 ? order : strcmp(left->exception_id, right->exception_id);
 }
@@ -90,18 +89,21 @@ compare_keys(const void *a, const void *b)
 static void
 collect_keys(SnBatch *batch)
 {
-	HASHCTL		ctl = {.keysize = sizeof(((KeyEntry *) 0)->name),.entrysize = sizeof(KeyEntry),
-	.hash = key_hash,.match = key_match,.hcxt = batch->context};
-	HTAB	   *table = hash_create("sentinai keys", Max(batch->n_work, 16), &ctl,
-									HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	HASHCTL ctl = {.keysize = sizeof(((KeyEntry *) 0)->name),
+				   .entrysize = sizeof(KeyEntry),
+				   .hash = key_hash,
+				   .match = key_match,
+				   .hcxt = batch->context};
+	HTAB *table = hash_create("sentinai keys", Max(batch->n_work, 16), &ctl,
+							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 
 	batch->keys = palloc(Max(batch->n_work, 1) * sizeof(SnKey *));
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
-		KeyEntry	probe = {.name = {work->event.tenant_id, work->event.exception_id}};
-		KeyEntry   *entry;
-		bool		found;
+		SnWork *work = batch->work[i];
+		KeyEntry probe = {.name = {work->event.tenant_id, work->event.exception_id}};
+		KeyEntry *entry;
+		bool found;
 
 		/* Due work that ended in the screen may be what its key waits for. */
 		if ((work->outcome != SN_TODO && work->pending_id == 0 && work->replay == NULL) ||
@@ -124,11 +126,11 @@ collect_keys(SnBatch *batch)
 static void
 lock_key_rows(SnBatch *batch)
 {
-	SnColumn	index;
-	SnColumn	tenants;
-	SnColumn	exceptions;
-	Datum		values[4];
-	uint64		n;
+	SnColumn index;
+	SnColumn tenants;
+	SnColumn exceptions;
+	Datum values[4];
+	uint64 n;
 
 	sn_column_init(&index, INT4OID, batch->n_keys);
 	sn_column_init(&tenants, TEXTOID, batch->n_keys);
@@ -146,7 +148,7 @@ lock_key_rows(SnBatch *batch)
 	n = sn_execute(&lock_keys, values, NULL);
 	for (int row = 0; row < n; row++)
 	{
-		SnKey	   *key = batch->keys[sn_result_int32(row, 1)];
+		SnKey *key = batch->keys[sn_result_int32(row, 1)];
 
 		key->held = true;
 		key->topic = sn_result_text(row, 2);
@@ -168,8 +170,7 @@ is_first_of_key(const SnWork *work)
 		return true;
 	if (work->replay != NULL && key->dlq_id == work->replay->dlq_id)
 		return true;
-	return work->pending_id != 0 &&
-		(work->released || strcmp(key->event_id, work->event.event_id) == 0);
+	return work->pending_id != 0 && (work->released || strcmp(key->event_id, work->event.event_id) == 0);
 }
 
 /*
@@ -183,7 +184,7 @@ sn_key_order(SnBatch *batch)
 		lock_key_rows(batch);
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->outcome != SN_TODO)
 			continue;
@@ -211,17 +212,15 @@ key_values(SnBatch *batch, SnKey *key, Datum *values)
 static void
 adopt_key(SnBatch *batch, int index)
 {
-	SnKey	   *key = batch->keys[index];
-	SnBatch		one = *batch;
+	SnKey *key = batch->keys[index];
+	SnBatch one = *batch;
 
 	one.keys = &batch->keys[index];
 	one.n_keys = 1;
 	lock_key_rows(&one);
 	if (!key->held)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("a key was blocked and released in the same moment"),
-				 errhint("Send the batch again.")));
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("a key was blocked and released in the same moment"), errhint("Send the batch again.")));
 	key->blocker->outcome = SN_PARKED;
 	key->blocker = NULL;
 	key->adopted = true;
@@ -235,8 +234,8 @@ sn_key_block(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_keys; i++)
 	{
-		SnKey	   *key = batch->keys[i];
-		Datum		values[6];
+		SnKey *key = batch->keys[i];
+		Datum values[6];
 
 		if (key->blocker == NULL || key->held)
 			continue;
@@ -260,7 +259,7 @@ sn_key_block(SnBatch *batch)
 static void
 point_key(SnBatch *batch, SnKey *key)
 {
-	Datum		values[5];
+	Datum values[5];
 
 	key_values(batch, key, values);
 	values[3] = CStringGetTextDatum(key->blocker->event.event_id);
@@ -280,7 +279,7 @@ frees_key(const SnWork *work)
 	if (work->outcome == SN_PARKED)
 		return false;
 	return work->pending_id != 0 || work->outcome == SN_SUCCEEDED ||
-		(work->outcome == SN_DEAD && strcmp(work->failure.step, "handle") == 0);
+		   (work->outcome == SN_DEAD && strcmp(work->failure.step, "handle") == 0);
 }
 
 static bool
@@ -300,8 +299,8 @@ sn_key_finish(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_keys; i++)
 	{
-		SnKey	   *key = batch->keys[i];
-		Datum		values[3];
+		SnKey *key = batch->keys[i];
+		Datum values[3];
 
 		if (!key->held)
 			continue;
@@ -319,9 +318,8 @@ sn_key_finish(SnBatch *batch)
 void
 sn_key_release(const char *tenant_id, const char *exception_id, const char *worker_type)
 {
-	Datum		values[3] = {
-		CStringGetTextDatum(tenant_id), CStringGetTextDatum(exception_id), CStringGetTextDatum(worker_type)
-	};
+	Datum values[3] = {CStringGetTextDatum(tenant_id), CStringGetTextDatum(exception_id),
+					   CStringGetTextDatum(worker_type)};
 
 	sn_execute(&release_key, values, NULL);
 }

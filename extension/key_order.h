@@ -8,4 +8,4 @@
 /* See key_release() in 30_key_order.sql. SPI is connected. */
 extern void sn_key_release(const char *tenant_id, const char *exception_id, const char *worker_type);
 
-#endif							/* SN_KEY_ORDER_H */
+#endif /* SN_KEY_ORDER_H */

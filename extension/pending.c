@@ -23,55 +23,56 @@
 #define DUE_SHARE 4
 
 static SnStatement read_due = {
-	.sql = "SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
-	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status, p.claimed"
-	" FROM (SELECT p.* FROM sentinai.event_pending p"
-	"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
-	"  AND p.status <> 'parked' AND p.next_attempt_at <= $4"
-	"  ORDER BY p.next_attempt_at, p.id LIMIT $5 FOR UPDATE) p"
-	" LEFT JOIN sentinai.dead_letter_queue q ON q.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
-	.n_args = 5,.args = {TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID}
-};
+	.sql =
+		"SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
+		" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status, p.claimed"
+		" FROM (SELECT p.* FROM sentinai.event_pending p"
+		"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
+		"  AND p.status <> 'parked' AND p.next_attempt_at <= $4"
+		"  ORDER BY p.next_attempt_at, p.id LIMIT $5 FOR UPDATE) p"
+		" LEFT JOIN sentinai.dead_letter_queue q ON q.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
+	.n_args = 5,
+	.args = {TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID}};
 
 static SnStatement read_next_due = {
 	.sql = "SELECT min(d.next_attempt_at) FROM unnest($2, $3) AS u(topic, partition),"
-	" LATERAL (SELECT p.next_attempt_at FROM sentinai.event_pending p"
-	"  WHERE p.worker_type = $1 AND p.topic = u.topic AND p.partition = u.partition AND p.status <> 'parked'"
-	"  ORDER BY p.next_attempt_at LIMIT 1) d",
-	.n_args = 3,.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID}
-};
+		   " LATERAL (SELECT p.next_attempt_at FROM sentinai.event_pending p"
+		   "  WHERE p.worker_type = $1 AND p.topic = u.topic AND p.partition = u.partition AND p.status <> 'parked'"
+		   "  ORDER BY p.next_attempt_at LIMIT 1) d",
+	.n_args = 3,
+	.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID}};
 
 static SnStatement insert_pending = {
-	.sql = "INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
-	" partition, next_attempt_at, retry_count, first_failed_at, error_type, error_message, sqlstate, origin_partition,"
-	" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
-	" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
-	.n_args = 21
-};
+	.sql =
+		"INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
+		" partition, next_attempt_at, retry_count, first_failed_at, error_type, error_message, sqlstate, origin_partition,"
+		" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
+		" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
+	.n_args = 21};
 
 static SnStatement update_pending = {
-	.sql = "UPDATE sentinai.event_pending SET status = $2, claimed = true, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
-	" error_type = coalesce($6, error_type), error_message = coalesce($7, error_message),"
-	" sqlstate = coalesce($8, sqlstate) WHERE id = $1",
-	.n_args = 8,.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID}
-};
+	.sql =
+		"UPDATE sentinai.event_pending SET status = $2, claimed = true, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
+		" error_type = coalesce($6, error_type), error_message = coalesce($7, error_message),"
+		" sqlstate = coalesce($8, sqlstate) WHERE id = $1",
+	.n_args = 8,
+	.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID}};
 
-static SnStatement delete_pending = {
-	.sql = "DELETE FROM sentinai.event_pending WHERE id = $1",
-	.n_args = 1,.args = {INT8OID}
-};
+static SnStatement delete_pending = {.sql = "DELETE FROM sentinai.event_pending WHERE id = $1",
+									 .n_args = 1,
+									 .args = {INT8OID}};
 
 static SnSpan
 result_span(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
-	SnSpan		span = {NULL, 0};
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
+	SnSpan span = {NULL, 0};
 
 	if (!isnull)
 	{
-		bytea	   *bytes = DatumGetByteaPCopy(value);
+		bytea *bytes = DatumGetByteaPCopy(value);
 
 		span.data = VARDATA_ANY(bytes);
 		span.len = VARSIZE_ANY_EXHDR(bytes);
@@ -82,29 +83,29 @@ result_span(int row, int column)
 static void
 result_headers(int row, int column, SnRecord *record)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
-	Datum	   *elements;
-	bool	   *nulls;
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
+	Datum *elements;
+	bool *nulls;
 
 	if (isnull)
 		return;
-	deconstruct_array(DatumGetArrayTypePCopy(value), sn_type_oid("header"), -1, false, TYPALIGN_DOUBLE,
-					  &elements, &nulls, &record->n_headers);
+	deconstruct_array(DatumGetArrayTypePCopy(value), sn_type_oid("header"), -1, false, TYPALIGN_DOUBLE, &elements,
+					  &nulls, &record->n_headers);
 	record->headers = palloc0(Max(record->n_headers, 1) * sizeof(SnHeader));
 	for (int i = 0; i < record->n_headers; i++)
 	{
 		HeapTupleHeader header = DatumGetHeapTupleHeader(elements[i]);
-		bool		name_null;
-		bool		value_null;
-		text	   *name = DatumGetTextPP(GetAttributeByNum(header, 1, &name_null));
-		Datum		header_value = GetAttributeByNum(header, 2, &value_null);
+		bool name_null;
+		bool value_null;
+		text *name = DatumGetTextPP(GetAttributeByNum(header, 1, &name_null));
+		Datum header_value = GetAttributeByNum(header, 2, &value_null);
 
 		record->headers[i].name.data = VARDATA_ANY(name);
 		record->headers[i].name.len = VARSIZE_ANY_EXHDR(name);
 		if (!value_null)
 		{
-			bytea	   *bytes = DatumGetByteaPP(header_value);
+			bytea *bytes = DatumGetByteaPP(header_value);
 
 			record->headers[i].value.data = VARDATA_ANY(bytes);
 			record->headers[i].value.len = VARSIZE_ANY_EXHDR(bytes);
@@ -115,9 +116,9 @@ result_headers(int row, int column, SnRecord *record)
 static void
 add_due(SnBatch *batch, SnPartition *partition, int row)
 {
-	SnWork	   *work = sn_batch_add_work(batch);
-	SnRecord   *record = palloc0(sizeof(SnRecord));
-	int64		dlq_id = sn_result_int64(row, 12);
+	SnWork *work = sn_batch_add_work(batch);
+	SnRecord *record = palloc0(sizeof(SnRecord));
+	int64 dlq_id = sn_result_int64(row, 12);
 
 	record->entry = partition - batch->partitions;
 	record->offset = sn_result_int64(row, 7);
@@ -147,11 +148,9 @@ add_due(SnBatch *batch, SnPartition *partition, int row)
 static void
 add_due_of(SnBatch *batch, SnPartition *partition, int limit)
 {
-	Datum		values[5] = {
-		CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
-		Int32GetDatum(partition->partition), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)
-	};
-	uint64		n = sn_execute(&read_due, values, NULL);
+	Datum values[5] = {CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
+					   Int32GetDatum(partition->partition), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)};
+	uint64 n = sn_execute(&read_due, values, NULL);
 
 	for (int row = 0; row < n; row++)
 		add_due(batch, partition, row);
@@ -164,12 +163,12 @@ add_due_of(SnBatch *batch, SnPartition *partition, int limit)
 void
 sn_pending_due(SnBatch *batch)
 {
-	int			left = Max(batch->max_events - batch->n_records, Max(batch->max_events / DUE_SHARE, 1));
+	int left = Max(batch->max_events - batch->n_records, Max(batch->max_events / DUE_SHARE, 1));
 
 	for (int i = 0; i < batch->n_partitions && left > 0; i++)
 	{
 		SnPartition *partition = &batch->partitions[i];
-		int			before = batch->n_due;
+		int before = batch->n_due;
 
 		if (partition->fenced)
 			continue;
@@ -196,18 +195,17 @@ time_or_null(TimestampTz value, char *null)
 static bool
 insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at)
 {
-	static const Oid types[] = {
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID,
-		TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, BYTEAOID, InvalidOid, BYTEAOID, INT8OID
-	};
-	SnEvent    *event = &work->event;
-	SnRecord   *record = work->record;
-	SnKey	   *key = work->key;
-	bool		behind = key != NULL && key->held;
-	char		nulls[lengthof(types) + 1];
-	Datum		headers = sn_record_headers_datum(record);
-	Datum		values[lengthof(types)];
-	int			i = 0;
+	static const Oid types[] = {TEXTOID, TEXTOID,		 TEXTOID,		 TEXTOID,		 TEXTOID,	 TEXTOID,  TEXTOID,
+								INT4OID, TIMESTAMPTZOID, INT4OID,		 TIMESTAMPTZOID, TEXTOID,	 TEXTOID,  TEXTOID,
+								INT4OID, INT8OID,		 TIMESTAMPTZOID, BYTEAOID,		 InvalidOid, BYTEAOID, INT8OID};
+	SnEvent *event = &work->event;
+	SnRecord *record = work->record;
+	SnKey *key = work->key;
+	bool behind = key != NULL && key->held;
+	char nulls[lengthof(types) + 1];
+	Datum headers = sn_record_headers_datum(record);
+	Datum values[lengthof(types)];
+	int i = 0;
 
 	memcpy(insert_pending.args, types, sizeof(types));
 	insert_pending.args[18] = get_array_type(sn_type_oid("header"));
@@ -243,11 +241,9 @@ insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_a
 static void
 update_work(SnWork *work, const char *status, TimestampTz next_attempt_at)
 {
-	char		nulls[9] = "        ";
-	Datum		values[8] = {
-		Int64GetDatum(work->pending_id), CStringGetTextDatum(status), TimestampTzGetDatum(next_attempt_at),
-		Int32GetDatum(work->retry_count)
-	};
+	char nulls[9] = "        ";
+	Datum values[8] = {Int64GetDatum(work->pending_id), CStringGetTextDatum(status),
+					   TimestampTzGetDatum(next_attempt_at), Int32GetDatum(work->retry_count)};
 
 	values[4] = time_or_null(work->first_failed_at, &nulls[4]);
 	values[5] = text_or_null(work->failure.error_type, &nulls[5]);
@@ -273,7 +269,7 @@ sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz nex
 void
 sn_pending_done(SnWork *work)
 {
-	Datum		value = Int64GetDatum(work->pending_id);
+	Datum value = Int64GetDatum(work->pending_id);
 
 	if (work->pending_id != 0)
 		sn_execute(&delete_pending, &value, NULL);
@@ -286,7 +282,7 @@ sn_pending_done(SnWork *work)
 int
 sn_pending_next_due_ms(SnBatch *batch)
 {
-	Datum		values[3] = {CStringGetTextDatum(batch->worker_type->name)};
+	Datum values[3] = {CStringGetTextDatum(batch->worker_type->name)};
 	TimestampTz next;
 
 	sn_batch_places(batch, &values[1], &values[2]);

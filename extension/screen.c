@@ -28,20 +28,19 @@
 
 typedef struct TenantEntry
 {
-	char		tenant_id[SN_TENANT_ID_MAX + 1];
-	char		status[16];		/* tenant.status, empty: unknown */
+	char tenant_id[SN_TENANT_ID_MAX + 1];
+	char status[16]; /* tenant.status, empty: unknown */
 } TenantEntry;
 
-static SnStatement read_topic = {
-	.sql = "SELECT cluster_id, incarnation, partition_count, tenant_source, tenant_value"
-	" FROM sentinai.kafka_topic WHERE topic = $1",
-	.n_args = 1,.args = {TEXTOID}
-};
+static SnStatement read_topic = {.sql = "SELECT cluster_id, incarnation, partition_count, tenant_source, tenant_value"
+										" FROM sentinai.kafka_topic WHERE topic = $1",
+								 .n_args = 1,
+								 .args = {TEXTOID}};
 
 static SnStatement read_tenants = {
 	.sql = "SELECT t.tenant_id, t.status FROM unnest($1) AS u(tenant_id) JOIN sentinai.tenant t USING (tenant_id)",
-	.n_args = 1,.args = {TEXTARRAYOID}
-};
+	.n_args = 1,
+	.args = {TEXTARRAYOID}};
 
 /*
  * Who is about to wait for a tenant holds its row: tenant_resume() either comes before, and is seen here, or waits for this
@@ -49,31 +48,30 @@ static SnStatement read_tenants = {
  */
 static SnStatement read_suspended = {
 	.sql = "SELECT t.tenant_id, t.status FROM sentinai.tenant t WHERE t.tenant_id = ANY ($1) AND t.status = 'suspended'"
-	" ORDER BY t.tenant_id FOR SHARE",
-	.n_args = 1,.args = {TEXTARRAYOID}
-};
+		   " ORDER BY t.tenant_id FOR SHARE",
+	.n_args = 1,
+	.args = {TEXTARRAYOID}};
 
-static SnStatement read_secret = {
-	.sql = "SELECT secret FROM sentinai.emit_secret",
-	.n_args = 0
-};
+static SnStatement read_secret = {.sql = "SELECT secret FROM sentinai.emit_secret", .n_args = 0};
 
 static void
 refuse(SnWork *work, const char *error_type, const char *message, const char *detail)
 {
 	work->outcome = SN_DEAD;
-	work->failure = (SnFailure) {
-		.step = "screen",.error_type = error_type,.message = message,.detail = detail,
-		.sqlstate = "SN006",.error_class = SN_CLASS_PERMANENT
-	};
+	work->failure = (SnFailure){.step = "screen",
+								.error_type = error_type,
+								.message = message,
+								.detail = detail,
+								.sqlstate = "SN006",
+								.error_class = SN_CLASS_PERMANENT};
 }
 
 /* The secret under the emitted header, NULL before the first worker_config() made it. */
 bytea *
 sn_emit_secret(void)
 {
-	bool		isnull;
-	Datum		secret;
+	bool isnull;
+	Datum secret;
 
 	if (sn_execute(&read_secret, NULL, NULL) == 0)
 		return NULL;
@@ -84,7 +82,7 @@ sn_emit_secret(void)
 static void
 hmac_bytes32(pg_hmac_ctx *ctx, SnSpan span)
 {
-	uint32		len = pg_hton32(span.data == NULL ? (uint32) -1 : (uint32) span.len);
+	uint32 len = pg_hton32(span.data == NULL ? (uint32) -1 : (uint32) span.len);
 
 	if (pg_hmac_update(ctx, (uint8 *) &len, sizeof(len)) < 0 ||
 		(span.data != NULL && pg_hmac_update(ctx, (const uint8 *) span.data, span.len) < 0))
@@ -96,9 +94,9 @@ static bool
 is_emitted(const SnRecord *record, const char *topic, bytea *secret)
 {
 	const SnHeader *header = sn_record_header(record, SN_HEADER_EMITTED);
-	uint8		mac[PG_SHA256_DIGEST_LENGTH];
-	char		hex[PG_SHA256_DIGEST_LENGTH * 2];
-	uint16		topic_len = pg_hton16((uint16) strlen(topic));
+	uint8 mac[PG_SHA256_DIGEST_LENGTH];
+	char hex[PG_SHA256_DIGEST_LENGTH * 2];
+	uint16 topic_len = pg_hton16((uint16) strlen(topic));
 	pg_hmac_ctx *ctx;
 
 	if (header == NULL || secret == NULL || header->value.len != sizeof(hex))
@@ -120,8 +118,8 @@ is_emitted(const SnRecord *record, const char *topic, bytea *secret)
 static SnTopic *
 topic_of(SnBatch *batch, const char *name)
 {
-	SnTopic    *topic;
-	Datum		value;
+	SnTopic *topic;
+	Datum value;
 
 	for (topic = batch->topics; topic != NULL; topic = topic->next)
 		if (strcmp(topic->topic, name) == 0)
@@ -136,7 +134,7 @@ topic_of(SnBatch *batch, const char *name)
 	value = CStringGetTextDatum(name);
 	if (sn_execute(&read_topic, &value, NULL) > 0)
 	{
-		char	   *cluster_id = sn_result_text(0, 1);
+		char *cluster_id = sn_result_text(0, 1);
 
 		topic->cluster_id = cluster_id == NULL ? "" : cluster_id;
 		topic->incarnation = sn_result_int32(0, 2);
@@ -151,23 +149,23 @@ topic_of(SnBatch *batch, const char *name)
 static char *
 ruled_tenant(const SnTopic *topic, const SnRecord *record)
 {
-	SnSpan		span = {NULL, 0};
+	SnSpan span = {NULL, 0};
 	const char *colon;
-	char	   *tenant;
+	char *tenant;
 
 	switch (topic->tenant_source)
 	{
 		case 'f':
 			return topic->tenant_value;
 		case 'h':
-			{
-				const SnHeader *header = sn_record_header(record, topic->tenant_value == NULL
-														  ? DEFAULT_TENANT_HEADER : topic->tenant_value);
+		{
+			const SnHeader *header =
+				sn_record_header(record, topic->tenant_value == NULL ? DEFAULT_TENANT_HEADER : topic->tenant_value);
 
-				if (header != NULL)
-					span = header->value;
-				break;
-			}
+			if (header != NULL)
+				span = header->value;
+			break;
+		}
 		case 'k':
 			span = record->key;
 			colon = span.data == NULL ? NULL : memchr(span.data, ':', span.len);
@@ -187,9 +185,8 @@ header_contradicts(const SnWork *work)
 {
 	const SnHeader *header = sn_record_header(work->record, SN_HEADER_EVENT_TYPE);
 
-	return header != NULL &&
-		(header->value.len != strlen(work->event.event_type) ||
-		 memcmp(header->value.data, work->event.event_type, header->value.len) != 0);
+	return header != NULL && (header->value.len != strlen(work->event.event_type) ||
+							  memcmp(header->value.data, work->event.event_type, header->value.len) != 0);
 }
 
 static void
@@ -203,12 +200,11 @@ refuse_structural(SnBatch *batch, SnWork *work, const char *error_type, const ch
 
 /* What the database or a setting decides: is it for us to refuse? */
 static void
-refuse_decided(SnBatch *batch, SnWork *work, const SnEventTypeEntry *type, const char *error_type,
-			   const char *message, const char *detail)
+refuse_decided(SnBatch *batch, SnWork *work, const SnEventTypeEntry *type, const char *error_type, const char *message,
+			   const char *detail)
 {
-	bool		ours = !work->fresh || work->replay != NULL ||
-		(type != NULL && type->handler != NULL) ||
-		(batch->worker_type->owns_topic && (type == NULL || !type->handled_elsewhere));
+	bool ours = !work->fresh || work->replay != NULL || (type != NULL && type->handler != NULL) ||
+				(batch->worker_type->owns_topic && (type == NULL || !type->handled_elsewhere));
 
 	if (ours)
 		refuse(work, error_type, message, detail);
@@ -232,14 +228,13 @@ override_identity(SnWork *work, const char *tenant_id, const char *event_id, Tim
 static void
 screen_record(SnBatch *batch, SnWork *work, const char *kept_tenant)
 {
-	SnTopic    *topic = topic_of(batch, work->queue->topic);
-	SnRecord   *record = work->record;
+	SnTopic *topic = topic_of(batch, work->queue->topic);
+	SnRecord *record = work->record;
 	SnEventError error;
-	char	   *tenant = kept_tenant != NULL ? NULL : ruled_tenant(topic, record);
+	char *tenant = kept_tenant != NULL ? NULL : ruled_tenant(topic, record);
 	const SnEventTypeEntry *type;
 
-	work->parsed = sn_event_parse(record->value.data, record->value.len,
-								  record->ts == 0 ? batch->now : record->ts,
+	work->parsed = sn_event_parse(record->value.data, record->value.len, record->ts == 0 ? batch->now : record->ts,
 								  kept_tenant != NULL ? kept_tenant : tenant, &work->event, &error);
 	if (!work->parsed)
 	{
@@ -255,7 +250,8 @@ screen_record(SnBatch *batch, SnWork *work, const char *kept_tenant)
 													  work->origin_partition, work->origin_offset);
 	type = sn_event_type_get(batch->worker_type, work->event.event_type);
 	if (work->fresh && header_contradicts(work))
-		refuse_structural(batch, work, "header_mismatch", "header sentinai-event-type contradicts the event's event_type",
+		refuse_structural(batch, work, "header_mismatch",
+						  "header sentinai-event-type contradicts the event's event_type",
 						  psprintf("The event's event_type is \"%s\".", work->event.event_type));
 	else if (kept_tenant == NULL && topic->tenant_source != 'p' &&
 			 (tenant == NULL || strcmp(tenant, work->event.tenant_id) != 0))
@@ -287,15 +283,15 @@ asks_for_tenant(const SnWork *work)
 static HTAB *
 make_tenant_table(SnBatch *batch, SnColumn *tenants)
 {
-	HASHCTL		ctl = {.keysize = SN_TENANT_ID_MAX + 1,.entrysize = sizeof(TenantEntry),.hcxt = batch->context};
-	HTAB	   *table = hash_create("sentinai tenants", 64, &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	HASHCTL ctl = {.keysize = SN_TENANT_ID_MAX + 1, .entrysize = sizeof(TenantEntry), .hcxt = batch->context};
+	HTAB *table = hash_create("sentinai tenants", 64, &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	sn_column_init(tenants, TEXTOID, 8);
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 		TenantEntry *entry;
-		bool		found;
+		bool found;
 
 		if (!asks_for_tenant(work))
 			continue;
@@ -331,8 +327,8 @@ screen_tenant(SnBatch *batch, SnWork *work, const char *status)
 static int
 take_statuses(HTAB *table, SnStatement *statement, Datum array)
 {
-	uint64		n = sn_execute(statement, &array, NULL);
-	int			suspended = 0;
+	uint64 n = sn_execute(statement, &array, NULL);
+	int suspended = 0;
 
 	for (int row = 0; row < n; row++)
 	{
@@ -348,12 +344,12 @@ take_statuses(HTAB *table, SnStatement *statement, Datum array)
 static void
 read_statuses(HTAB *table, Datum array)
 {
-	int			suspended = take_statuses(table, &read_tenants, array);
+	int suspended = take_statuses(table, &read_tenants, array);
 
 	/* Waiting for a row may have shown it to be active again; then another look, until all that are suspended are held. */
 	while (suspended > 0)
 	{
-		int			held = take_statuses(table, &read_suspended, array);
+		int held = take_statuses(table, &read_suspended, array);
 
 		suspended = take_statuses(table, &read_tenants, array);
 		if (suspended == held)
@@ -365,22 +361,22 @@ read_statuses(HTAB *table, Datum array)
 static void
 screen_tenants(SnBatch *batch)
 {
-	SnColumn	tenants;
-	HTAB	   *table = make_tenant_table(batch, &tenants);
+	SnColumn tenants;
+	HTAB *table = make_tenant_table(batch, &tenants);
 
 	if (tenants.n == 0)
 		return;
 	read_statuses(table, sn_column_array(&tenants));
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 		TenantEntry *entry;
 
 		if (!asks_for_tenant(work))
 			continue;
 		entry = hash_search(table, work->event.tenant_id, HASH_FIND, NULL);
 		work->tenant_known = entry->status[0] != '\0' &&
-			(work->outcome == SN_TODO || strcmp(work->failure.error_type, "tenant_mismatch") != 0);
+							 (work->outcome == SN_TODO || strcmp(work->failure.error_type, "tenant_mismatch") != 0);
 		if (work->outcome == SN_TODO)
 			screen_tenant(batch, work, entry->status);
 	}
@@ -392,9 +388,9 @@ replay_of(const SnRecord *record)
 {
 	const SnHeader *id = sn_record_header(record, SN_HEADER_DLQ_ID);
 	const SnHeader *token = sn_record_header(record, SN_HEADER_DLQ_TOKEN);
-	SnReplay   *replay;
-	char	   *text;
-	char	   *end;
+	SnReplay *replay;
+	char *text;
+	char *end;
 
 	if (id == NULL || token == NULL || id->value.data == NULL || id->value.len > 19 || token->value.len != 36)
 		return NULL;
@@ -418,8 +414,8 @@ replay_of(const SnRecord *record)
 static bool
 screen_replay(SnBatch *batch, SnWork *work)
 {
-	SnReplay   *replay = work->replay;
-	bool		own;
+	SnReplay *replay = work->replay;
+	bool own;
 
 	if (replay == NULL)
 		return true;
@@ -434,7 +430,7 @@ screen_replay(SnBatch *batch, SnWork *work)
 	else if (!own && strcmp(replay->step, "handle") == 0)
 		work->outcome = SN_SKIPPED;
 	if (!own)
-		work->replay = NULL;	/* its end is its own worker type's to tell */
+		work->replay = NULL; /* its end is its own worker type's to tell */
 	return work->outcome == SN_TODO;
 }
 
@@ -442,13 +438,13 @@ screen_replay(SnBatch *batch, SnWork *work)
 static void
 look_up_replays(SnBatch *batch)
 {
-	SnReplay  **found = palloc(Max(batch->n_work, 1) * sizeof(SnReplay *));
-	SnReplay   *replays = palloc0(Max(batch->n_work, 1) * sizeof(SnReplay));
-	int			n = 0;
+	SnReplay **found = palloc(Max(batch->n_work, 1) * sizeof(SnReplay *));
+	SnReplay *replays = palloc0(Max(batch->n_work, 1) * sizeof(SnReplay));
+	int n = 0;
 
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->fresh)
 			work->replay = replay_of(work->record);
@@ -471,9 +467,9 @@ add_records(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_records; i++)
 	{
-		SnRecord   *record = &batch->records[i];
+		SnRecord *record = &batch->records[i];
 		SnPartition *partition = &batch->partitions[record->entry];
-		SnWork	   *work;
+		SnWork *work;
 
 		if (partition->fenced)
 			continue;
@@ -494,7 +490,7 @@ add_records(SnBatch *batch)
 static void
 screen_work(SnBatch *batch, SnWork *work, bytea *secret)
 {
-	SnReplay   *replay = work->replay;
+	SnReplay *replay = work->replay;
 	const char *kept_tenant = work->kept_tenant;
 
 	if (!screen_replay(batch, work))
@@ -509,7 +505,7 @@ screen_work(SnBatch *batch, SnWork *work, bytea *secret)
 		override_identity(work, kept_tenant, work->kept_event_id, 0);
 	/* A dead letter of the handle step was logged when it came first. */
 	work->log = work->fresh && batch->worker_type->owns_topic && !work->emitted &&
-		(work->replay == NULL || strcmp(work->replay->step, "screen") == 0);
+				(work->replay == NULL || strcmp(work->replay->step, "screen") == 0);
 	/* What is ours is in the log already, and there is nothing else to do with it. */
 	if (work->outcome == SN_TODO && work->handler == NULL && !work->log)
 		work->outcome = SN_SKIPPED;
@@ -522,7 +518,7 @@ screen_work(SnBatch *batch, SnWork *work, bytea *secret)
 void
 sn_screen(SnBatch *batch)
 {
-	bytea	   *secret = sn_emit_secret();
+	bytea *secret = sn_emit_secret();
 
 	add_records(batch);
 	look_up_replays(batch);

@@ -32,29 +32,39 @@
 /* The columns of an event_log row, as arrays; created_at is the last one, behind them. */
 enum
 {
-	LOG_TENANT, LOG_EVENT, LOG_TYPE, LOG_EXCEPTION, LOG_TIME, LOG_CORRELATION, LOG_PAYLOAD, LOG_METADATA, LOG_VERSION,
-	LOG_TOPIC, LOG_PARTITION, LOG_OFFSET, LOG_COLUMNS
+	LOG_TENANT,
+	LOG_EVENT,
+	LOG_TYPE,
+	LOG_EXCEPTION,
+	LOG_TIME,
+	LOG_CORRELATION,
+	LOG_PAYLOAD,
+	LOG_METADATA,
+	LOG_VERSION,
+	LOG_TOPIC,
+	LOG_PARTITION,
+	LOG_OFFSET,
+	LOG_COLUMNS
 };
 
-static const Oid log_types[LOG_COLUMNS] = {
-	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, JSONBOID, JSONBOID, INT4OID, TEXTOID, INT4OID, INT8OID
-};
+static const Oid log_types[LOG_COLUMNS] = {TEXTOID,	 TEXTOID,  TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID,
+										   JSONBOID, JSONBOID, INT4OID, TEXTOID, INT4OID,		 INT8OID};
 
 static SnStatement insert_log = {
-	.sql = "INSERT INTO sentinai.event_log (tenant_id, event_id, event_type, exception_id, \"timestamp\", correlation_id,"
-	" payload, metadata, version, topic, partition, kafka_offset, created_at)"
-	" SELECT u.*, $13 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u",
+	.sql =
+		"INSERT INTO sentinai.event_log (tenant_id, event_id, event_type, exception_id, \"timestamp\", correlation_id,"
+		" payload, metadata, version, topic, partition, kafka_offset, created_at)"
+		" SELECT u.*, $13 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u",
 	.n_args = 13,
 	.args = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
-	JSONBARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
-};
+			 JSONBARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}};
 
 static SnStatement move_offsets = {
 	.sql = "UPDATE sentinai.kafka_offset k SET next_offset = u.position, updated_at = $5"
-	" FROM unnest($2, $3, $4) AS u(topic, partition, position)"
-	" WHERE k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition AND k.next_offset < u.position",
-	.n_args = 5,.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
-};
+		   " FROM unnest($2, $3, $4) AS u(topic, partition, position)"
+		   " WHERE k.group_id = $1 AND k.topic = u.topic AND k.partition = u.partition AND k.next_offset < u.position",
+	.n_args = 5,
+	.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}};
 
 static bool
 waits(const SnWork *work)
@@ -68,7 +78,7 @@ settle_pending(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (!waits(work))
 			sn_pending_done(work);
@@ -84,28 +94,38 @@ settle_pending(SnBatch *batch)
 static void
 make_dead_letter(SnBatch *batch, SnWork *work, SnDeadLetter *letter)
 {
-	SnEvent    *event = &work->event;
-	SnRecord   *record = work->record;
+	SnEvent *event = &work->event;
+	SnRecord *record = work->record;
 
-	*letter = (SnDeadLetter) {
-		.tenant_id = work->tenant_known ? event->tenant_id : "",
-		.event_id = event->event_id,.event_type = event->event_type,.exception_id = event->exception_id,
-		.worker_type = batch->worker_type->name,.step = work->failure.step,.error_type = work->failure.error_type,
-		.error_message = work->failure.message,.error_detail = work->failure.detail,.sqlstate = work->failure.sqlstate,
-		.retry_count = work->retry_count,.topic = work->queue->topic,.partition = work->origin_partition,
-		.offset = work->origin_offset,.payload = event->payload,.metadata = event->metadata,
-		.event_timestamp = work->parsed ? event->timestamp : 0,.record_ts = record->ts,
-		.key = sn_span_bytea(record->key),.headers = sn_record_headers_datum(record),
-		.value = sn_span_bytea(record->value)
-	};
+	*letter = (SnDeadLetter){.tenant_id = work->tenant_known ? event->tenant_id : "",
+							 .event_id = event->event_id,
+							 .event_type = event->event_type,
+							 .exception_id = event->exception_id,
+							 .worker_type = batch->worker_type->name,
+							 .step = work->failure.step,
+							 .error_type = work->failure.error_type,
+							 .error_message = work->failure.message,
+							 .error_detail = work->failure.detail,
+							 .sqlstate = work->failure.sqlstate,
+							 .retry_count = work->retry_count,
+							 .topic = work->queue->topic,
+							 .partition = work->origin_partition,
+							 .offset = work->origin_offset,
+							 .payload = event->payload,
+							 .metadata = event->metadata,
+							 .event_timestamp = work->parsed ? event->timestamp : 0,
+							 .record_ts = record->ts,
+							 .key = sn_span_bytea(record->key),
+							 .headers = sn_record_headers_datum(record),
+							 .value = sn_span_bytea(record->value)};
 }
 
 static void
 settle_dead_letters(SnBatch *batch)
 {
 	SnDeadLetter *letters = palloc(Max(batch->n_work, 1) * sizeof(SnDeadLetter));
-	SnWork	  **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
-	int			n = 0;
+	SnWork **works = palloc(Max(batch->n_work, 1) * sizeof(SnWork *));
+	int n = 0;
 
 	for (int i = 0; i < batch->n_work; i++)
 	{
@@ -121,10 +141,11 @@ settle_dead_letters(SnBatch *batch)
 }
 
 static SnStatement was_handled = {
-	.sql = "SELECT FROM sentinai.event_processing_log l WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3"
-	" AND NOT l.shadow AND l.status = 'succeeded'",
-	.n_args = 3,.args = {TEXTOID, TEXTOID, TEXTOID}
-};
+	.sql =
+		"SELECT FROM sentinai.event_processing_log l WHERE l.tenant_id = $1 AND l.event_id = $2 AND l.worker_type = $3"
+		" AND NOT l.shadow AND l.status = 'succeeded'",
+	.n_args = 3,
+	.args = {TEXTOID, TEXTOID, TEXTOID}};
 
 /* Whether the batch has another record of the same retry that decides: a publisher that crashed may send it twice. */
 static bool
@@ -132,7 +153,7 @@ is_copy(SnBatch *batch, SnWork *copy)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work != copy && work->replay != NULL && work->replay->dlq_id == copy->replay->dlq_id &&
 			work->outcome != SN_DUPLICATE)
@@ -145,7 +166,7 @@ is_copy(SnBatch *batch, SnWork *copy)
 static bool
 is_done(SnBatch *batch, SnWork *work)
 {
-	Datum		values[3];
+	Datum values[3];
 
 	if (is_copy(batch, work))
 		return false;
@@ -158,16 +179,15 @@ is_done(SnBatch *batch, SnWork *work)
 static void
 settle_replay(SnBatch *batch, SnWork *work)
 {
-	SnReplay   *replay = work->replay;
-	SnFailure  *failure = &work->failure;
-	bool		ok = work->outcome == SN_SUCCEEDED || work->outcome == SN_LOGGED || work->outcome == SN_DUPLICATE;
+	SnReplay *replay = work->replay;
+	SnFailure *failure = &work->failure;
+	bool ok = work->outcome == SN_SUCCEEDED || work->outcome == SN_LOGGED || work->outcome == SN_DUPLICATE;
 
 	if (work->outcome == SN_DUPLICATE && !is_done(batch, work))
 		return;
 	if (!ok && work->outcome != SN_DEAD)
-		*failure = (SnFailure) {
-			.error_type = "handler_missing",.message = "event type has no handler",.sqlstate = "SN005"
-		};
+		*failure =
+			(SnFailure){.error_type = "handler_missing", .message = "event type has no handler", .sqlstate = "SN005"};
 	work->dlq_id = replay->dlq_id;
 	sn_dead_letter_replayed(replay->dlq_id, replay->token, ok, failure->error_type, failure->message, failure->detail,
 							failure->sqlstate);
@@ -179,7 +199,7 @@ settle_replays(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->replay != NULL && work->replay->state == SN_REPLAY_CURRENT && !waits(work))
 			settle_replay(batch, work);
@@ -191,7 +211,7 @@ static bool
 is_notice(const char *event_type)
 {
 	return strcmp(event_type, "RetryScheduled") == 0 || strcmp(event_type, "DeadLettered") == 0 ||
-		strcmp(event_type, "BackpressureApplied") == 0;
+		   strcmp(event_type, "BackpressureApplied") == 0;
 }
 
 static Datum
@@ -225,8 +245,8 @@ emit_notices(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
-		bool		retrying = work->outcome == SN_RETRYING;
+		SnWork *work = batch->work[i];
+		bool retrying = work->outcome == SN_RETRYING;
 
 		if ((!retrying && work->outcome != SN_DEAD) || work->replay != NULL || !work->parsed || !work->tenant_known ||
 			is_notice(work->event.event_type) || sn_event_type_get(batch->worker_type, work->event.event_type) == NULL)
@@ -278,7 +298,7 @@ log_emit(SnColumn *columns, SnBatch *batch, const SnEmit *emit)
 static void
 execute_insert_log(SnColumn *columns, TimestampTz now)
 {
-	Datum		values[LOG_COLUMNS + 1];
+	Datum values[LOG_COLUMNS + 1];
 
 	for (int c = 0; c < LOG_COLUMNS; c++)
 		values[c] = sn_column_array(&columns[c]);
@@ -290,21 +310,21 @@ execute_insert_log(SnColumn *columns, TimestampTz now)
 static bool
 is_plain_log(Relation rel)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
+	TupleDesc desc = RelationGetDescr(rel);
 
 	return rel->rd_rel->relkind == RELKIND_RELATION && rel->trigdesc == NULL && desc->natts == LOG_COLUMNS + 1 &&
-		desc->constr != NULL && desc->constr->num_check == 0;
+		   desc->constr != NULL && desc->constr->num_check == 0;
 }
 
 /* The partition of that time, locked; NULL: there is none, or not a plain one. Days are UTC's, as activation makes them. */
 static Relation
 open_log_partition(TimestampTz now)
 {
-	Oid			schema = get_namespace_oid("sentinai", false);
+	Oid schema = get_namespace_oid("sentinai", false);
 	struct pg_tm tm;
-	fsec_t		fsec;
-	Oid			relid;
-	Relation	rel;
+	fsec_t fsec;
+	Oid relid;
+	Relation rel;
 
 	if (timestamp2tm(now, NULL, &tm, &fsec, NULL, NULL) != 0)
 		return NULL;
@@ -326,8 +346,8 @@ open_log_partition(TimestampTz now)
 static bool
 insert_log_rows(SnColumn *columns, TimestampTz now)
 {
-	Relation	rel = open_log_partition(now);
-	SnInsert	insert;
+	Relation rel = open_log_partition(now);
+	SnInsert insert;
 
 	if (rel == NULL)
 		return false;
@@ -350,21 +370,21 @@ insert_log_rows(SnColumn *columns, TimestampTz now)
 static void
 write_log(SnBatch *batch)
 {
-	bool		all = strcmp(sn_event_log_mode, "full") == 0;
-	SnColumn	columns[LOG_COLUMNS];
-	ListCell   *cell;
+	bool all = strcmp(sn_event_log_mode, "full") == 0;
+	SnColumn columns[LOG_COLUMNS];
+	ListCell *cell;
 
 	for (int c = 0; c < LOG_COLUMNS; c++)
 		sn_column_init(&columns[c], log_types[c], batch->n_work + list_length(batch->emits));
 	for (int i = 0; i < batch->n_work; i++)
 	{
-		SnWork	   *work = batch->work[i];
+		SnWork *work = batch->work[i];
 
 		if (work->log && work->claimed && (all || work->outcome == SN_RETRYING || work->outcome == SN_DEAD))
 			log_work(columns, work);
 	}
 	if (all)
-		foreach(cell, batch->emits)
+		foreach (cell, batch->emits)
 			log_emit(columns, batch, lfirst(cell));
 	if (columns[0].n == 0)
 		return;
@@ -383,11 +403,9 @@ emit_key(const SnEmit *emit)
 static Datum
 emit_headers(const SnEmit *emit)
 {
-	SnHeader	header = {
-		.name = {SN_HEADER_EVENT_TYPE, strlen(SN_HEADER_EVENT_TYPE)},
-		.value = {emit->event_type, strlen(emit->event_type)}
-	};
-	SnRecord	record = {.n_headers = 1,.headers = &header};
+	SnHeader header = {.name = {SN_HEADER_EVENT_TYPE, strlen(SN_HEADER_EVENT_TYPE)},
+					   .value = {emit->event_type, strlen(emit->event_type)}};
+	SnRecord record = {.n_headers = 1, .headers = &header};
 
 	return sn_record_headers_datum(&record);
 }
@@ -396,18 +414,21 @@ static void
 write_outbox(SnBatch *batch)
 {
 	SnOutboxRow *rows = palloc0(Max(list_length(batch->emits), 1) * sizeof(SnOutboxRow));
-	ListCell   *cell;
-	int			n = 0;
+	ListCell *cell;
+	int n = 0;
 
-	foreach(cell, batch->emits)
+	foreach (cell, batch->emits)
 	{
-		SnEmit	   *emit = lfirst(cell);
+		SnEmit *emit = lfirst(cell);
 
-		rows[n++] = (SnOutboxRow) {
-			.topic = emit->topic,.partition = -1,.key = emit_key(emit),.headers = emit_headers(emit),
-			.value = emit->value,.tenant_id = emit->parent->event.tenant_id,.event_id = emit->event_id,
-			.event_type = emit->event_type
-		};
+		rows[n++] = (SnOutboxRow){.topic = emit->topic,
+								  .partition = -1,
+								  .key = emit_key(emit),
+								  .headers = emit_headers(emit),
+								  .value = emit->value,
+								  .tenant_id = emit->parent->event.tenant_id,
+								  .event_id = emit->event_id,
+								  .event_type = emit->event_type};
 	}
 	if (n > 0)
 		sn_outbox_insert(rows, n);
@@ -417,10 +438,10 @@ write_outbox(SnBatch *batch)
 static void
 move_positions(SnBatch *batch)
 {
-	SnColumn	topics;
-	SnColumn	partitions;
-	SnColumn	positions;
-	Datum		values[5];
+	SnColumn topics;
+	SnColumn partitions;
+	SnColumn positions;
+	Datum values[5];
 
 	sn_column_init(&topics, TEXTOID, batch->n_partitions);
 	sn_column_init(&partitions, INT4OID, batch->n_partitions);

@@ -19,8 +19,8 @@
 Oid
 sn_type_oid(const char *name)
 {
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
-									   ObjectIdGetDatum(get_namespace_oid("sentinai", false)));
+	Oid type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
+							   ObjectIdGetDatum(get_namespace_oid("sentinai", false)));
 
 	if (!OidIsValid(type))
 		elog(ERROR, "type sentinai.%s is missing", name);
@@ -35,11 +35,12 @@ uint64
 sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	int			rc;
+	int rc;
 
 	if (statement->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(statement->sql, statement->n_args, statement->args, CURSOR_OPT_GENERIC_PLAN);
+		SPIPlanPtr plan =
+			SPI_prepare_cursor(statement->sql, statement->n_args, statement->args, CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", statement->sql, SPI_result_code_string(SPI_result));
@@ -98,17 +99,17 @@ sn_column_text(SnColumn *column, const char *value)
 Datum
 sn_column_array(SnColumn *column)
 {
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-	int			dims[1] = {column->n};
-	int			lbs[1] = {1};
+	int16 typlen;
+	bool typbyval;
+	char typalign;
+	int dims[1] = {column->n};
+	int lbs[1] = {1};
 
 	get_typlenbyvalalign(column->element, &typlen, &typbyval, &typalign);
 	if (column->n == 0)
 		return PointerGetDatum(construct_empty_array(column->element));
-	return PointerGetDatum(construct_md_array(column->values, column->nulls, 1, dims, lbs, column->element,
-											  typlen, typbyval, typalign));
+	return PointerGetDatum(
+		construct_md_array(column->values, column->nulls, 1, dims, lbs, column->element, typlen, typbyval, typalign));
 }
 
 Datum
@@ -121,8 +122,8 @@ sn_result_datum(int row, int column, bool *isnull)
 char *
 sn_result_text(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
 }
@@ -130,8 +131,8 @@ sn_result_text(int row, int column)
 int64
 sn_result_int64(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(value);
 }
@@ -139,8 +140,8 @@ sn_result_int64(int row, int column)
 int32
 sn_result_int32(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return isnull ? 0 : DatumGetInt32(value);
 }
@@ -148,8 +149,8 @@ sn_result_int32(int row, int column)
 bool
 sn_result_bool(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return !isnull && DatumGetBool(value);
 }
@@ -158,8 +159,8 @@ sn_result_bool(int row, int column)
 TimestampTz
 sn_result_time(int row, int column)
 {
-	bool		isnull;
-	Datum		value = sn_result_datum(row, column, &isnull);
+	bool isnull;
+	Datum value = sn_result_datum(row, column, &isnull);
 
 	return isnull ? 0 : DatumGetTimestampTz(value);
 }

@@ -13,22 +13,22 @@
 typedef struct SnStatement
 {
 	const char *sql;
-	int			n_args;
-	Oid			args[24];
-	SPIPlanPtr	plan;
+	int n_args;
+	Oid args[24];
+	SPIPlanPtr plan;
 } SnStatement;
 
 /* A column of an unnest(): Datums and NULLs that grow together. */
 typedef struct SnColumn
 {
-	Oid			element;
-	int			n;
-	int			max;
-	Datum	   *values;
-	bool	   *nulls;
+	Oid element;
+	int n;
+	int max;
+	Datum *values;
+	bool *nulls;
 } SnColumn;
 
-extern Oid	sn_type_oid(const char *name);
+extern Oid sn_type_oid(const char *name);
 extern uint64 sn_execute(SnStatement *statement, Datum *values, const char *nulls);
 extern void sn_statement_forget(SnStatement *statement);
 extern void sn_column_init(SnColumn *column, Oid element, int max);
@@ -42,4 +42,4 @@ extern bool sn_result_bool(int row, int column);
 extern Datum sn_result_datum(int row, int column, bool *isnull);
 extern TimestampTz sn_result_time(int row, int column);
 
-#endif							/* SN_SPI_H */
+#endif /* SN_SPI_H */

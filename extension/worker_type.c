@@ -36,24 +36,25 @@ typedef struct CachedType
 	struct CachedType *next;
 } CachedType;
 
-static Oid	config_relids[lengthof(config_tables)];
+static Oid config_relids[lengthof(config_tables)];
 static CachedType *cached_types = NULL;
 static bool cache_valid = false;
 static bool cache_pinned = false;
 
 static SnStatement read_worker_type = {
 	.sql = "SELECT name, topic, group_id, owns_topic FROM sentinai.worker_type_effective WHERE name = $1",
-	.n_args = 1,.args = {TEXTOID}
-};
+	.n_args = 1,
+	.args = {TEXTOID}};
 
 static SnStatement read_event_types = {
-	.sql = "SELECT e.event_type, h.function_schema, h.function_name, h.set_based, h.role_name, h.timeout_ms,"
-	" EXISTS (SELECT FROM sentinai.handler o JOIN sentinai.worker_type w ON w.name = o.worker_type"
-	" WHERE o.event_type = e.event_type AND o.worker_type <> $1 AND w.topic = $2)"
-	" FROM sentinai.event_type e LEFT JOIN sentinai.handler h ON h.event_type = e.event_type AND h.worker_type = $1"
-	" ORDER BY e.event_type",
-	.n_args = 2,.args = {TEXTOID, TEXTOID}
-};
+	.sql =
+		"SELECT e.event_type, h.function_schema, h.function_name, h.set_based, h.role_name, h.timeout_ms,"
+		" EXISTS (SELECT FROM sentinai.handler o JOIN sentinai.worker_type w ON w.name = o.worker_type"
+		" WHERE o.event_type = e.event_type AND o.worker_type <> $1 AND w.topic = $2)"
+		" FROM sentinai.event_type e LEFT JOIN sentinai.handler h ON h.event_type = e.event_type AND h.worker_type = $1"
+		" ORDER BY e.event_type",
+	.n_args = 2,
+	.args = {TEXTOID, TEXTOID}};
 
 /* Comes in the middle of a batch, too, where no catalogue may be read. A batch goes on with what it has. */
 static void
@@ -104,7 +105,7 @@ forget_cached_types(void)
 static void
 validate_cache(void)
 {
-	Oid			schema = get_namespace_oid("sentinai", false);
+	Oid schema = get_namespace_oid("sentinai", false);
 
 	forget_cached_types();
 	for (int i = 0; i < lengthof(config_tables); i++)
@@ -116,14 +117,14 @@ static uint64
 hash_text(uint64 seed, const char *text)
 {
 	return hash_combine64(seed, text == NULL
-						  ? UINT64CONST(0x9e3779b97f4a7c15)
-						  : hash_bytes_extended((const unsigned char *) text, strlen(text) + 1, seed));
+									? UINT64CONST(0x9e3779b97f4a7c15)
+									: hash_bytes_extended((const unsigned char *) text, strlen(text) + 1, seed));
 }
 
 static void
 add_handler(SnWorkerType *worker_type, SnEventTypeEntry *entry, int row)
 {
-	SnHandler  *handler = palloc0(sizeof(SnHandler));
+	SnHandler *handler = palloc0(sizeof(SnHandler));
 
 	handler->event_type = entry->event_type;
 	handler->function_schema = sn_result_text(row, 2);
@@ -140,14 +141,15 @@ add_handler(SnWorkerType *worker_type, SnEventTypeEntry *entry, int row)
 static void
 load_event_types(SnWorkerType *worker_type)
 {
-	HASHCTL		ctl = {.keysize = sizeof(((SnEventTypeEntry *) 0)->event_type),
-	.entrysize = sizeof(SnEventTypeEntry),.hcxt = CurrentMemoryContext};
-	uint64		hash = hash_text(hash_text(worker_type->owns_topic, worker_type->topic), worker_type->group_id);
-	Datum		values[2] = {CStringGetTextDatum(worker_type->name), CStringGetTextDatum(worker_type->topic)};
-	uint64		n = sn_execute(&read_event_types, values, NULL);
+	HASHCTL ctl = {.keysize = sizeof(((SnEventTypeEntry *) 0)->event_type),
+				   .entrysize = sizeof(SnEventTypeEntry),
+				   .hcxt = CurrentMemoryContext};
+	uint64 hash = hash_text(hash_text(worker_type->owns_topic, worker_type->topic), worker_type->group_id);
+	Datum values[2] = {CStringGetTextDatum(worker_type->name), CStringGetTextDatum(worker_type->topic)};
+	uint64 n = sn_execute(&read_event_types, values, NULL);
 
-	worker_type->event_types = hash_create("sentinai event types", Max(n, 16), &ctl,
-										   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	worker_type->event_types =
+		hash_create("sentinai event types", Max(n, 16), &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	for (int row = 0; row < n; row++)
 	{
 		SnEventTypeEntry *entry = hash_search(worker_type->event_types, sn_result_text(row, 1), HASH_ENTER, NULL);
@@ -172,7 +174,7 @@ load_worker_type(const char *name)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	CachedType *cached = palloc0(sizeof(CachedType));
 	SnWorkerType *worker_type = &cached->worker_type;
-	Datum		value = CStringGetTextDatum(name);
+	Datum value = CStringGetTextDatum(name);
 
 	cached->context = context;
 	if (sn_execute(&read_worker_type, &value, NULL) == 0)
@@ -234,7 +236,7 @@ Datum
 sn_handler_version(PG_FUNCTION_ARGS)
 {
 	SnWorkerType *worker_type;
-	int64		version;
+	int64 version;
 
 	SPI_connect();
 	worker_type = sn_worker_type_get(text_to_cstring(PG_GETARG_TEXT_PP(0)));

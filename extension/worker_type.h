@@ -11,32 +11,32 @@
 
 typedef struct SnHandler
 {
-	char	   *event_type;
-	char	   *function_schema;
-	char	   *function_name;
-	bool		set_based;
-	char	   *role_name;
-	int			timeout_ms;
-	SPIPlanPtr	plan;			/* made at the first call */
+	char *event_type;
+	char *function_schema;
+	char *function_name;
+	bool set_based;
+	char *role_name;
+	int timeout_ms;
+	SPIPlanPtr plan; /* made at the first call */
 	struct SnHandler *next;
 } SnHandler;
 
 typedef struct SnWorkerType
 {
-	char	   *name;
-	char	   *topic;
-	char	   *group_id;
-	bool		owns_topic;
-	int64		version;		/* of the handler list, see worker_config() */
-	HTAB	   *event_types;	/* SnEventTypeEntry: every known event type */
-	SnHandler  *handlers;
+	char *name;
+	char *topic;
+	char *group_id;
+	bool owns_topic;
+	int64 version;	   /* of the handler list, see worker_config() */
+	HTAB *event_types; /* SnEventTypeEntry: every known event type */
+	SnHandler *handlers;
 } SnWorkerType;
 
 typedef struct SnEventTypeEntry
 {
-	char		event_type[256];
-	SnHandler  *handler;		/* NULL: this worker type has none */
-	bool		handled_elsewhere;	/* another worker type of the topic has one */
+	char event_type[256];
+	SnHandler *handler;		/* NULL: this worker type has none */
+	bool handled_elsewhere; /* another worker type of the topic has one */
 } SnEventTypeEntry;
 
 extern void sn_worker_type_init(void);
@@ -44,4 +44,4 @@ extern SnWorkerType *sn_worker_type_get(const char *name);
 extern void sn_worker_type_pin(bool pin);
 extern SnEventTypeEntry *sn_event_type_get(SnWorkerType *worker_type, const char *event_type);
 
-#endif							/* SN_WORKER_TYPE_H */
+#endif /* SN_WORKER_TYPE_H */

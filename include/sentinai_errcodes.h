@@ -32,4 +32,4 @@
 	X(SN_CIRCUIT_OPEN, "SN031", "circuit_open") \
 	X(SN_HANDLER_CRASHED, "SN032", "handler_crashed")
 
-#endif							/* SENTINAI_ERRCODES_H */
+#endif /* SENTINAI_ERRCODES_H */

@@ -34,13 +34,13 @@
 
 /* Record headers of ours. */
 #define SN_HEADER_EVENT_TYPE "sentinai-event-type"
-#define SN_HEADER_EMITTED "sentinai-emitted"	/* lower-case hex HMAC-SHA256, see docs */
-#define SN_HEADER_DLQ_ID "sentinai-dlq-id"	/* decimal text */
-#define SN_HEADER_DLQ_TOKEN "sentinai-dlq-token"	/* UUID text */
+#define SN_HEADER_EMITTED "sentinai-emitted"	 /* lower-case hex HMAC-SHA256, see docs */
+#define SN_HEADER_DLQ_ID "sentinai-dlq-id"		 /* decimal text */
+#define SN_HEADER_DLQ_TOKEN "sentinai-dlq-token" /* UUID text */
 
 /*
  * The message under the HMAC of SN_HEADER_EMITTED: topic as str16, key as bytes32, value as bytes32, packed as above. The
  * key is what worker_config() returns as emit_secret.
  */
 
-#endif							/* SENTINAI_WIRE_H */
+#endif /* SENTINAI_WIRE_H */

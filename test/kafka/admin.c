@@ -24,12 +24,11 @@
 #define TIMEOUT_MS 30000
 
 static rd_kafka_t *client;
-static int	failed_deliveries;
+static int failed_deliveries;
 
-static void __attribute__((format(printf, 1, 2), noreturn))
-die(const char *format, ...)
+static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *format, ...)
 {
-	va_list		args;
+	va_list args;
 
 	va_start(args, format);
 	fputs("kafka-admin: ", stderr);
@@ -42,8 +41,8 @@ die(const char *format, ...)
 static long
 number(const char *text)
 {
-	char	   *end;
-	long		value;
+	char *end;
+	long value;
 
 	errno = 0;
 	value = strtol(text, &end, 10);
@@ -72,9 +71,9 @@ check_topic_results(const rd_kafka_topic_result_t **results, size_t count)
 	for (size_t i = 0; i < count; i++)
 		if (rd_kafka_topic_result_error(results[i]) != RD_KAFKA_RESP_ERR_NO_ERROR)
 			die("topic %s: %s", rd_kafka_topic_result_name(results[i]),
-				rd_kafka_topic_result_error_string(results[i]) ?
-				rd_kafka_topic_result_error_string(results[i]) :
-				rd_kafka_err2str(rd_kafka_topic_result_error(results[i])));
+				rd_kafka_topic_result_error_string(results[i])
+					? rd_kafka_topic_result_error_string(results[i])
+					: rd_kafka_err2str(rd_kafka_topic_result_error(results[i])));
 }
 
 static void
@@ -110,16 +109,15 @@ static int
 partition_count(const char *topic)
 {
 	const struct rd_kafka_metadata *all = metadata();
-	int			count = 0;
+	int count = 0;
 
 	for (int i = 0; i < all->topic_cnt; i++)
-		if (strcmp(all->topics[i].topic, topic) == 0 &&
-			all->topics[i].err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		if (strcmp(all->topics[i].topic, topic) == 0 && all->topics[i].err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		{
 			count = all->topics[i].partition_cnt;
 			for (int p = 0; p < all->topics[i].partition_cnt; p++)
 				if (all->topics[i].partitions[p].leader < 0)
-					count = 0;		/* created, but can't be written yet */
+					count = 0; /* created, but can't be written yet */
 		}
 	rd_kafka_metadata_destroy(all);
 	return count;
@@ -142,8 +140,7 @@ wait_for_partitions(const char *topic, int wanted)
 static void
 query_watermarks(const char *topic, int partition, int64_t *low, int64_t *high)
 {
-	rd_kafka_resp_err_t err =
-		rd_kafka_query_watermark_offsets(client, topic, partition, low, high, TIMEOUT_MS);
+	rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(client, topic, partition, low, high, TIMEOUT_MS);
 
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		die("offsets of %s/%d: %s", topic, partition, rd_kafka_err2str(err));
@@ -172,19 +169,19 @@ cmd_topics(char **args)
 static void
 cmd_create(char **args)
 {
-	char		error[512];
-	int			partitions = (int) number(args[1]);
+	char error[512];
+	int partitions = (int) number(args[1]);
 	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(args[0], partitions, 1, error, sizeof(error));
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_topic_result_t **topics;
-	size_t		count;
+	size_t count;
 
 	if (topic == NULL)
 		die("%s", error);
 	for (char **config = args + 2; *config != NULL; config++)
 	{
-		char	   *value = strchr(*config, '=');
+		char *value = strchr(*config, '=');
 
 		if (value == NULL)
 			die("a topic's setting is NAME=VALUE, not \"%s\"", *config);
@@ -204,13 +201,13 @@ cmd_create(char **args)
 static void
 cmd_grow(char **args)
 {
-	char		error[512];
-	int			partitions = (int) number(args[1]);
+	char error[512];
+	int partitions = (int) number(args[1]);
 	rd_kafka_NewPartitions_t *more = rd_kafka_NewPartitions_new(args[0], partitions, error, sizeof(error));
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_topic_result_t **topics;
-	size_t		count;
+	size_t count;
 
 	if (more == NULL)
 		die("%s", error);
@@ -231,7 +228,7 @@ cmd_delete(char **args)
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_topic_result_t **topics;
-	size_t		count;
+	size_t count;
 
 	rd_kafka_DeleteTopics(client, &topic, 1, NULL, queue);
 	event = answer(queue);
@@ -246,14 +243,13 @@ cmd_delete(char **args)
 static void
 cmd_offsets(char **args)
 {
-	int			count = partition_count(args[0]);
+	int count = partition_count(args[0]);
 
 	if (count == 0)
 		die("there is no topic %s", args[0]);
 	for (int p = 0; p < count; p++)
 	{
-		int64_t		low,
-					high;
+		int64_t low, high;
 
 		query_watermarks(args[0], p, &low, &high);
 		printf("%d\t%lld\t%lld\n", p, (long long) low, (long long) high);
@@ -296,7 +292,7 @@ cmd_groups(char **args)
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_ConsumerGroupListing_t **groups;
-	size_t		count;
+	size_t count;
 
 	(void) args;
 	rd_kafka_ListConsumerGroups(client, NULL, queue);
@@ -315,16 +311,15 @@ print_members(const char *group)
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_ConsumerGroupDescription_t **groups;
-	size_t		count;
+	size_t count;
 
 	rd_kafka_DescribeConsumerGroups(client, &group, 1, NULL, queue);
 	event = answer(queue);
-	groups =
-		rd_kafka_DescribeConsumerGroups_result_groups(rd_kafka_event_DescribeConsumerGroups_result(event), &count);
+	groups = rd_kafka_DescribeConsumerGroups_result_groups(rd_kafka_event_DescribeConsumerGroups_result(event), &count);
 	for (size_t i = 0; i < count; i++)
 	{
 		const rd_kafka_error_t *error = rd_kafka_ConsumerGroupDescription_error(groups[i]);
-		size_t		members = rd_kafka_ConsumerGroupDescription_member_count(groups[i]);
+		size_t members = rd_kafka_ConsumerGroupDescription_member_count(groups[i]);
 
 		if (error != NULL)
 			die("group %s: %s", group, rd_kafka_error_string(error));
@@ -333,8 +328,8 @@ print_members(const char *group)
 		for (size_t m = 0; m < members; m++)
 		{
 			const rd_kafka_MemberDescription_t *member = rd_kafka_ConsumerGroupDescription_member(groups[i], m);
-			const rd_kafka_topic_partition_list_t *list = rd_kafka_MemberAssignment_partitions(
-				rd_kafka_MemberDescription_assignment(member));
+			const rd_kafka_topic_partition_list_t *list =
+				rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(member));
 
 			printf("member %s on %s:", rd_kafka_MemberDescription_client_id(member),
 				   rd_kafka_MemberDescription_host(member));
@@ -370,7 +365,7 @@ print_commits(const char *group)
 	rd_kafka_event_t *event;
 	const rd_kafka_group_result_t **results;
 	const rd_kafka_topic_partition_list_t *list;
-	size_t		count;
+	size_t count;
 
 	printf("%-24s %9s %14s %14s %8s\n", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG");
 	if (ask->cnt == 0)
@@ -389,14 +384,13 @@ print_commits(const char *group)
 	for (int p = 0; p < list->cnt; p++)
 	{
 		const rd_kafka_topic_partition_t *at = &list->elems[p];
-		int64_t		low,
-					high;
+		int64_t low, high;
 
 		if (at->offset < 0)
 			continue;
 		query_watermarks(at->topic, at->partition, &low, &high);
-		printf("%-24s %9d %14lld %14lld %8lld\n", at->topic, at->partition, (long long) at->offset,
-			   (long long) high, (long long) (high - at->offset));
+		printf("%-24s %9d %14lld %14lld %8lld\n", at->topic, at->partition, (long long) at->offset, (long long) high,
+			   (long long) (high - at->offset));
 	}
 	rd_kafka_event_destroy(event);
 	rd_kafka_ListConsumerGroupOffsets_destroy(request);
@@ -419,14 +413,14 @@ cmd_commit(char **args)
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_group_result_t **groups;
-	size_t		count;
+	size_t count;
 
 	rd_kafka_topic_partition_list_add(list, args[1], (int32_t) number(args[2]))->offset = number(args[3]);
 	request = rd_kafka_AlterConsumerGroupOffsets_new(args[0], list);
 	rd_kafka_AlterConsumerGroupOffsets(client, &request, 1, NULL, queue);
 	event = answer(queue);
-	groups = rd_kafka_AlterConsumerGroupOffsets_result_groups(
-							rd_kafka_event_AlterConsumerGroupOffsets_result(event), &count);
+	groups = rd_kafka_AlterConsumerGroupOffsets_result_groups(rd_kafka_event_AlterConsumerGroupOffsets_result(event),
+															  &count);
 	check_group_results(groups, count);
 	rd_kafka_event_destroy(event);
 	rd_kafka_AlterConsumerGroupOffsets_destroy(request);
@@ -441,7 +435,7 @@ cmd_delete_group(char **args)
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
 	rd_kafka_event_t *event;
 	const rd_kafka_group_result_t **groups;
-	size_t		count;
+	size_t count;
 
 	rd_kafka_DeleteGroups(client, &group, 1, NULL, queue);
 	event = answer(queue);
@@ -470,7 +464,7 @@ hex_digit(char c)
 static void *
 unhex(char *text, size_t *length)
 {
-	size_t		digits = strlen(text);
+	size_t digits = strlen(text);
 
 	*length = 0;
 	if (strcmp(text, "-") == 0)
@@ -510,13 +504,13 @@ static rd_kafka_headers_t *
 parse_headers(char **rest)
 {
 	rd_kafka_headers_t *headers = rd_kafka_headers_new(4);
-	char	   *field;
+	char *field;
 
 	while ((field = strsep(rest, "\t")) != NULL)
 	{
-		char	   *value = strchr(field, '=');
-		size_t		length;
-		void	   *bytes;
+		char *value = strchr(field, '=');
+		size_t length;
+		void *bytes;
 
 		if (value == NULL)
 			die("a header is NAME=HEX, not \"%s\"", field);
@@ -530,14 +524,13 @@ parse_headers(char **rest)
 static void
 produce_line(const char *topic, char *line)
 {
-	char	   *partition = strsep(&line, "\t");
-	char	   *key = strsep(&line, "\t");
-	char	   *value = strsep(&line, "\t");
+	char *partition = strsep(&line, "\t");
+	char *key = strsep(&line, "\t");
+	char *value = strsep(&line, "\t");
 	rd_kafka_headers_t *headers;
 	rd_kafka_error_t *error;
 	rd_kafka_vu_t vus[6];
-	size_t		key_length,
-				value_length;
+	size_t key_length, value_length;
 
 	if (value == NULL)
 		die("a record is PARTITION, KEY, VALUE and headers, separated by tabs");
@@ -560,9 +553,9 @@ produce_line(const char *topic, char *line)
 static void
 cmd_produce(char **args)
 {
-	char	   *line = NULL;
-	size_t		size = 0;
-	ssize_t		length;
+	char *line = NULL;
+	size_t size = 0;
+	ssize_t length;
 
 	while ((length = getline(&line, &size, stdin)) > 0)
 	{
@@ -583,7 +576,7 @@ print_record(const rd_kafka_message_t *message)
 	rd_kafka_headers_t *headers;
 	const char *name;
 	const void *value;
-	size_t		length;
+	size_t length;
 
 	printf("%d\t%lld\t%lld\t", message->partition, (long long) message->offset,
 		   (long long) rd_kafka_message_timestamp(message, NULL));
@@ -604,7 +597,7 @@ print_record(const rd_kafka_message_t *message)
 static void
 consume_partition(rd_kafka_topic_t *topic, int partition)
 {
-	bool		at_end = false;
+	bool at_end = false;
 
 	if (rd_kafka_consume_start(topic, partition, RD_KAFKA_OFFSET_BEGINNING) != 0)
 		die("partition %d: %s", partition, rd_kafka_err2str(rd_kafka_last_error()));
@@ -628,7 +621,7 @@ consume_partition(rd_kafka_topic_t *topic, int partition)
 static void
 cmd_consume(char **args)
 {
-	int			count = partition_count(args[0]);
+	int count = partition_count(args[0]);
 	rd_kafka_topic_t *topic = rd_kafka_topic_new(client, args[0], NULL);
 
 	if (count == 0)
@@ -643,13 +636,12 @@ cmd_consume(char **args)
 static const struct command
 {
 	const char *name;
-	int			min_args;
-	int			max_args;
+	int min_args;
+	int max_args;
 	rd_kafka_type_t type;
-	void		(*run) (char **args);
+	void (*run)(char **args);
 	const char *usage;
-}			commands[] =
-{
+} commands[] = {
 	{"ready", 0, 0, RD_KAFKA_PRODUCER, cmd_ready, ""},
 	{"topics", 0, 0, RD_KAFKA_PRODUCER, cmd_topics, ""},
 	{"create", 2, 99, RD_KAFKA_PRODUCER, cmd_create, "TOPIC PARTITIONS [NAME=VALUE...]"},
@@ -668,7 +660,7 @@ static const struct command
 static void
 set(rd_kafka_conf_t *conf, const char *name, const char *value)
 {
-	char		error[512];
+	char error[512];
 
 	if (rd_kafka_conf_set(conf, name, value, error, sizeof(error)) != RD_KAFKA_CONF_OK)
 		die("%s", error);
@@ -677,7 +669,7 @@ set(rd_kafka_conf_t *conf, const char *name, const char *value)
 static void
 connect_as(rd_kafka_type_t type, const char *bootstrap)
 {
-	char		error[512];
+	char error[512];
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 
 	set(conf, "bootstrap.servers", bootstrap);
@@ -700,8 +692,7 @@ connect_as(rd_kafka_type_t type, const char *bootstrap)
 		die("%s", error);
 }
 
-static void __attribute__((noreturn))
-usage(void)
+static void __attribute__((noreturn)) usage(void)
 {
 	fputs("usage: kafka-admin BOOTSTRAP COMMAND [ARGUMENT...]\n", stderr);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
