@@ -48,6 +48,13 @@ SELECT outbox_add('t', NULL, NULL, NULL, 'v') > 0 AS added;
 SELECT name FROM health_problems() WHERE name <> 'maintenance_missing';
 COMMIT;
 SELECT name, message, hint FROM health_problems() WHERE name = 'offset_gap';
+UPDATE outbox_0 SET created_at = '2026-01-01 00:00:00+00';
+UPDATE outbox_1 SET created_at = '2026-01-01 00:00:00+00';
+UPDATE outbox_2 SET created_at = '2026-01-01 00:00:00+00';
+SET timezone = 'UTC';
+SELECT message, hint FROM health_problems() WHERE name = 'outbox_waiting';
+SELECT outbox_lock();
+SELECT replace(message, pg_backend_pid()::text, 'PID') FROM health_problems() WHERE name = 'outbox_waiting';
 
 \c postgres
 DROP DATABASE regress_health;

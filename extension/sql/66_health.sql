@@ -134,6 +134,20 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	  FROM sentinai.outbox_holders() h
 	 WHERE h.since < clock_timestamp() - interval '5 s'
 	UNION ALL
+	-- SN_LOCK_PUBLISHER of extension/sentinai.h. A publisher that was stopped, not ended, keeps the others out.
+	SELECT 'outbox_waiting', format('%s records of topic %s wait to be published, the first since %s; %s', o.n, o.topic, o.since,
+									coalesce('the active publisher is process ' || (SELECT l.pid FROM pg_locks l
+											  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 0
+												AND l.classid = x'534E4703'::integer::oid
+												AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())),
+											 'no worker is the active publisher')),
+		   'Start a worker, or see the log of the active one; SELECT pg_terminate_backend(pid) lets another take over.'
+	  FROM (SELECT x.topic, count(*) AS n, min(x.created_at) AS since
+			  FROM sentinai.outbox x LEFT JOIN sentinai.outbox_watermark w USING (topic)
+			 WHERE x.id > coalesce(w.id, 0) AND NOT EXISTS (SELECT FROM sentinai.outbox_blocked b WHERE b.id = x.id)
+			 GROUP BY 1) o
+	 WHERE o.since < clock_timestamp() - interval '1 min'
+	UNION ALL
 	SELECT 'outbox_blocked', format('topic %s takes no records: %s of them, the first emitted at %s, have been moved to outbox_blocked', b.topic,
 									b.n, b.since),
 		   'Make the topic take them (does it exist? may we write to it?): they are tried again all the time, in their order.'
