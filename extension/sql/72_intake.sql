@@ -3,7 +3,7 @@
 
 CREATE FUNCTION sentinai.intake_deadline(value text)
 	RETURNS timestamptz
-	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
