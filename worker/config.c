@@ -53,7 +53,7 @@ static const Option options[] = {
 	{"METRICS_INCLUDE_TENANT_ID", "metrics-include-tenant-id", OPTION_BOOLEAN, "false", 0, 0, NULL,
 	 AT(metrics_include_tenant_id), false,
 	 "Name the tenant in the label tenant_id of this process's metrics; otherwise the label says all."},
-	{"BATCH", "batch", OPTION_INTEGER, "500", 1, 10000, NULL, AT(batch), false,
+	{"BATCH", "batch", OPTION_INTEGER, "1000", 1, 10000, NULL, AT(batch), false,
 	 "Most events of one call of the database, due work included."},
 	{"PUBLISH", "publish", OPTION_BOOLEAN, "true", 0, 0, NULL, AT(publish), false,
 	 "Take part in publishing the outbox: one process of a database does it, the others stand by."},

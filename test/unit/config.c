@@ -70,7 +70,7 @@ defaults(void **state)
 	assert_null(config.group_instance_id);
 	assert_false(config.allow_future_schema);
 	assert_false(config.metrics_include_tenant_id);
-	assert_int_equal(config.batch, 500);
+	assert_int_equal(config.batch, 1000);
 	assert_true(config.publish);
 	assert_int_equal(config.linger_ms, 20);
 	assert_int_equal(config.http_port, 0);
