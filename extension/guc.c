@@ -39,7 +39,6 @@ int sn_metric_series_max;
 bool sn_metrics_include_tenant_id;
 int sn_outbox_rotation_period_ms;
 int sn_pending_max;
-char *sn_tenant_id;
 
 static int event_log_mode;
 
@@ -109,8 +108,6 @@ static const IntSetting int_settings[] = {
 static const StringSetting string_settings[] = {
 	{"sentinai.databases", &sn_databases, "", GUC_LIST_INPUT, PGC_SIGHUP,
 	 "Names of the databases that get a maintenance worker once they are active; empty: all."},
-	{"sentinai.tenant_id", &sn_tenant_id, "", 0, PGC_USERSET,
-	 "Tenant of this session, for roles that may choose theirs."},
 };
 
 static void

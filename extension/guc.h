@@ -22,7 +22,6 @@ extern int sn_metric_series_max;
 extern bool sn_metrics_include_tenant_id;
 extern int sn_outbox_rotation_period_ms;
 extern int sn_pending_max;
-extern char *sn_tenant_id;
 
 extern void sn_guc_define(void);
 

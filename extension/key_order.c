@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "consume.h"
-#include "key_order.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
@@ -312,14 +311,4 @@ sn_key_finish(SnBatch *batch)
 			sn_execute(&release_key, values, NULL);
 		}
 	}
-}
-
-/* The same for code outside of a batch: dead letters that were settled by hand. */
-void
-sn_key_release(const char *tenant_id, const char *exception_id, const char *worker_type)
-{
-	Datum values[3] = {CStringGetTextDatum(tenant_id), CStringGetTextDatum(exception_id),
-					   CStringGetTextDatum(worker_type)};
-
-	sn_execute(&release_key, values, NULL);
 }

@@ -24,8 +24,6 @@
 	X(SN_INVALID_TRANSACTION, "SN013", "invalid_transaction") \
 	X(SN_NOT_ACTIVE, "SN014", "not_active") \
 	X(SN_NOT_PRELOADED, "SN015", "not_preloaded") \
-	X(SN_VERSION_MISMATCH, "SN016", "version_mismatch") \
-	X(SN_OFFSET_GAP, "SN017", "offset_gap") \
 	X(SN_FENCED, "SN018", "fenced") \
 	X(SN_IN_USE, "SN019", "in_use") \
 	X(SN_SPLIT, "SN030", "split") \

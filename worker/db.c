@@ -458,22 +458,10 @@ db_connected(const Db *db)
 	return db->conn != NULL;
 }
 
-int64_t
-db_next_attempt_ms(const Db *db)
-{
-	return db->next_attempt_ms;
-}
-
 int
 db_session(const Db *db)
 {
 	return db->session;
-}
-
-void
-db_reset(Db *db)
-{
-	close_session(db);
 }
 
 Db *

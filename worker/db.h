@@ -81,8 +81,6 @@ extern bool db_connect(Db *db);
 /* One attempt, unless one is not due yet; never waits longer than connect_timeout. True: there is a session. */
 extern bool db_try_connect(Db *db);
 extern bool db_connected(const Db *db);
-/* When db_try_connect() next tries (now_ms()); 0: at once. */
-extern int64_t db_next_attempt_ms(const Db *db);
 /* A number that differs for each session: what was prepared or locked in the last one is gone. 0: never connected. */
 extern int db_session(const Db *db);
 
@@ -98,8 +96,6 @@ extern PGresult *db_query(Db *db, const char *sql, int n_params, const DbParam *
 
 /* Of the last call; DB_OK after a good one. */
 extern const DbError *db_error(const Db *db);
-/* Ends the session, e.g. after an error that leaves it in doubt. The next db_connect() makes a new one at once. */
-extern void db_reset(Db *db);
 
 /* Cancels what the thread of this Db waits for now (an outbox_wait). Thread: any, as long as the Db lives. */
 extern void db_interrupt(Db *db);

@@ -587,9 +587,3 @@ metrics_render(Metrics *m)
 	pthread_mutex_unlock(&m->mutex);
 	return out.bytes;
 }
-
-const char *
-metrics_name(int family)
-{
-	return family < N_FAMILIES ? families[family].name : NULL;
-}

@@ -47,7 +47,4 @@ extern void metrics_set_connection(Metrics *m, const char *to, bool up);
 /* The text; the caller frees it. */
 extern char *metrics_render(Metrics *m);
 
-/* Every family's name, for the test that compares them with docs/metrics.md. NULL behind the last. */
-extern const char *metrics_name(int family);
-
 #endif /* WORKER_METRICS_H */
