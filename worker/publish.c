@@ -481,23 +481,28 @@ row_headers(const WorkerType *type, const PGresult *rows, int row)
 	return headers;
 }
 
-/* Hands the row to the producer, which copies it. entry comes back with the delivery report. */
+/*
+ * Hands the row to the producer, which copies it. entry comes back with the delivery report. Of a new topic's handle
+ * librdkafka asks the broker at once; of a new topic's name, given to producev(), only with the next tick of its second.
+ */
 static rd_kafka_resp_err_t
 row_produce(Publish *p, const WorkerType *type, const PGresult *rows, int row, WatermarkEntry *entry)
 {
 	rd_kafka_headers_t *headers = row_headers(type, rows, row);
-	rd_kafka_resp_err_t error;
+	rd_kafka_topic_t *topic = rd_kafka_topic_new(p->rk, PQgetvalue(rows, row, COLUMN_TOPIC), NULL);
+	rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR__INVALID_ARG;
 
-	if (headers == NULL)
-		return RD_KAFKA_RESP_ERR__INVALID_ARG;
-	error = rd_kafka_producev(
-		p->rk, RD_KAFKA_V_TOPIC(PQgetvalue(rows, row, COLUMN_TOPIC)), RD_KAFKA_V_PARTITION(column_partition(rows, row)),
-		RD_KAFKA_V_KEY(column_bytes(rows, row, COLUMN_KEY), PQgetlength(rows, row, COLUMN_KEY)),
-		RD_KAFKA_V_VALUE(column_bytes(rows, row, COLUMN_VALUE), PQgetlength(rows, row, COLUMN_VALUE)),
-		RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(entry),
-		RD_KAFKA_V_END);
-	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (headers != NULL && topic != NULL)
+		error = rd_kafka_producev(
+			p->rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_PARTITION(column_partition(rows, row)),
+			RD_KAFKA_V_KEY(column_bytes(rows, row, COLUMN_KEY), PQgetlength(rows, row, COLUMN_KEY)),
+			RD_KAFKA_V_VALUE(column_bytes(rows, row, COLUMN_VALUE), PQgetlength(rows, row, COLUMN_VALUE)),
+			RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(entry),
+			RD_KAFKA_V_END);
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR && headers != NULL)
 		rd_kafka_headers_destroy(headers);
+	if (topic != NULL)
+		rd_kafka_topic_destroy(topic);
 	return error;
 }
 

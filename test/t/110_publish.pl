@@ -3,6 +3,7 @@
 use lib 'test/perl';
 use Sentinai::Test;
 use Digest::SHA qw(hmac_sha256_hex);
+use Time::HiRes qw(sleep time);
 
 my $t = Sentinai::Test->new(kafka => 1);
 my %environment = (WORKER_TYPE => 'intake', HTTP_PORT => 0, LINGER_MS => 5);
@@ -56,6 +57,12 @@ for my $record (grep { $_ != $replay } @forms)
 	is({ @{ $record->{headers} } }->{'sentinai-emitted'}, mark('forms', $record->{key}, $record->{value}),
 		"record $record->{partition}/$record->{offset} is marked as ours");
 }
+
+# ---------------------------------------------------------------- a topic's first record
+
+# One after the other, so that asking for topics with a timer would take the timer's second each.
+my @first = map { trip_to_new_topic("new$_") } 1 .. 5;
+cmp_ok((sort { $a <=> $b } @first)[2], '<', 0.5, 'the first record of a topic does not wait for a timer');
 
 # ---------------------------------------------------------------- order, and clean stops
 
@@ -156,6 +163,21 @@ sub published
 		q{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
 		   WHERE o.id > coalesce(w.id, 0)}, '0');
 	return;
+}
+
+# Seconds until a topic that this producer has never seen has its record
+sub trip_to_new_topic
+{
+	my ($topic) = @_;
+	my $session = $t->session;
+	my $since;
+
+	$t->topic($topic => 1);
+	$since = time;
+	$session->sql("SELECT sentinai.outbox_add('$topic', 0, NULL, NULL, 'first')");
+	sleep 0.005 until $session->sql("SELECT count(*) FROM sentinai.outbox_watermark WHERE topic = '$topic'") || time > $since + 30;
+	$session->close;
+	return time - $since;
 }
 
 # Something is broken while rows are on their way, all of one transaction, and all of them arrive.
