@@ -65,9 +65,10 @@ build/pg/.copied: /usr/lib/postgresql/$(PG_MAJOR)/bin/postgres | build
 	@ln -s /usr/include/postgresql build/pg/usr/include/postgresql
 	@touch $@
 
-pg: extension build/pg/.copied
+pg: all build/pg/.copied
 	@echo "== pg: installing the extension into build/pg"
 	@umask 022 && $(MAKE) -s -C extension install PG_CONFIG=$(COPY_CONFIG)
+	@install -m 755 worker/sentinai-report-pdf $(PG_COPY)/bin
 
 demo: deps all pg
 	@test/demo/demo

@@ -57,6 +57,7 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
+	185_report_pdf \
 	200_runbook \
 	210_docs \
 	300_torture
