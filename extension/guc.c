@@ -32,6 +32,7 @@ int sn_emit_idle_timeout_ms;
 const char *sn_event_log_mode = "full";
 int sn_event_retention;
 int sn_handler_timeout_ms;
+int sn_idempotency_retention;
 int sn_maintenance_interval_ms;
 int sn_max_event_bytes;
 int sn_max_event_depth;
@@ -91,6 +92,8 @@ static const IntSetting int_settings[] = {
 	 "How long event_log is kept; whole days go at once."},
 	{"sentinai.handler_timeout", &sn_handler_timeout_ms, 30 * 1000, 1, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SUSET,
 	 "Longest time of one call of a handler that has no time of its own."},
+	{"sentinai.idempotency_retention", &sn_idempotency_retention, SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "How long an idempotency key and its answer are kept at least."},
 	{"sentinai.maintenance_interval", &sn_maintenance_interval_ms, 1000, 10, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SIGHUP,
 	 "Shortest time between two rounds of the maintenance worker."},
 	{"sentinai.max_event_bytes", &sn_max_event_bytes, 1024 * 1024, 1024, 128 * 1024 * 1024, GUC_UNIT_BYTE, PGC_SIGHUP,

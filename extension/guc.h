@@ -15,6 +15,7 @@ extern int sn_emit_idle_timeout_ms;
 extern const char *sn_event_log_mode; /* "full" or "failures" */
 extern int sn_event_retention;		  /* seconds */
 extern int sn_handler_timeout_ms;
+extern int sn_idempotency_retention;
 extern int sn_maintenance_interval_ms;
 extern int sn_max_event_bytes;
 extern int sn_max_event_depth;

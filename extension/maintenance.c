@@ -49,6 +49,7 @@ static const Duty duties[] = {
 	{"key_check", "SELECT nullif(n, n)::text FROM sentinai.key_check() n", 60 * 1000},
 	{"event_log_partitions", "SELECT sentinai.event_log_partitions()", 60 * 1000},
 	{"event_log_retention", "SELECT sentinai.event_log_retain()", 60 * 1000},
+	{"idempotency_retention", "SELECT sentinai.idempotency_retain()", 1000},
 	{"worker_instances", "SELECT sentinai.worker_instance_clean()", 60 * 1000},
 };
 

@@ -54,6 +54,7 @@ static const ErrorClass error_classes[] = {
 	{"58", false, SN_CLASS_STOP},		  /* system error */
 	{"P0001", false, SN_CLASS_RETRY},	  /* raise_exception: the handler's own word */
 	{"SN006", false, SN_CLASS_PERMANENT}, /* validation_error */
+	{"SN061", false, SN_CLASS_PERMANENT}, /* idempotency_mismatch: the request stays another one */
 	{"XX", false, SN_CLASS_BROKEN},		  /* internal error */
 };
 

@@ -28,6 +28,10 @@
 	X(SN_IN_USE, "SN019", "in_use") \
 	X(SN_SPLIT, "SN030", "split") \
 	X(SN_CIRCUIT_OPEN, "SN031", "circuit_open") \
-	X(SN_HANDLER_CRASHED, "SN032", "handler_crashed")
+	X(SN_HANDLER_CRASHED, "SN032", "handler_crashed") \
+	X(SN_IDEMPOTENCY_IN_FLIGHT, "SN060", "idempotency_in_flight") \
+	X(SN_IDEMPOTENCY_MISMATCH, "SN061", "idempotency_mismatch") \
+	X(SN_IDEMPOTENCY_LEASE_LOST, "SN062", "idempotency_lease_lost") \
+	X(SN_IDEMPOTENCY_INCOMPLETE, "SN063", "idempotency_incomplete")
 
 #endif /* SENTINAI_ERRCODES_H */

@@ -12,6 +12,7 @@ REGRESS = \
 	activation \
 	generation \
 	outbox \
+	idempotency \
 	health \
 	metrics \
 	consume \
@@ -37,7 +38,8 @@ ISOLATION = \
 	fence \
 	dead_letter \
 	circuit \
-	suspect
+	suspect \
+	idempotency
 
 # test/t/NNN_NAME.pl
 TAP = \

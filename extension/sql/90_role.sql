@@ -68,16 +68,20 @@ BEGIN
 			('sentinai_worker', ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock',
 				'outbox_read', 'outbox_unpublished', 'outbox_rewind', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db',
 				'health_workers', 'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end']),
-			('sentinai_handler', ARRAY['emit', 'fail', 'version']),
-			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version']),
-			('sentinai_platform', ARRAY['emit', 'fail', 'version', 'intake_handle', 'intake_deadline']),
+			('sentinai_handler', ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew',
+				'idempotency_abandon']),
+			('sentinai_tenant_handler', ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete',
+				'idempotency_renew', 'idempotency_abandon']),
+			('sentinai_platform', ARRAY['emit', 'fail', 'version', 'intake_handle', 'intake_deadline', 'idempotency_begin',
+				'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
 			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'event_trace',
 				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
 				'metrics', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
-				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close'])
+				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close',
+				'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -106,7 +110,7 @@ DECLARE
 BEGIN
 	FOR seen IN
 		SELECT a.attrelid::pg_catalog.regclass AS relation,
-			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
 			   OR (c.relname = 'event_log' AND a.attname = 'metadata') AS is_payload,
 			   pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
 		  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
@@ -115,7 +119,7 @@ BEGIN
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
 				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
-				'dlq_receipt', 'outbox_failed', 'suspect', 'exceptions', 'exception', 'exception_event'])
+				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'exceptions', 'exception', 'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2
 	LOOP

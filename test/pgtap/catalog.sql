@@ -115,17 +115,18 @@ $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wai
 SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g
 	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
-$$, ARRAY['emit', 'fail', 'version'], 'a handler may call emit and fail');
+$$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon'],
+	'a handler may call emit, fail and what keeps its work from happening twice');
 
 SELECT is_empty($$
 	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
 	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) g
-	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
 	   AND g.grantee <> 'sentinai_payload'::regrole
 	UNION ALL
 	SELECT c.oid::regclass::text, g.grantee::regrole
 	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(c.relacl) g
-	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value')
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
 	   AND g.privilege_type = 'SELECT' AND g.grantee NOT IN (c.relowner, 'sentinai_admin'::regrole, 'sentinai_platform'::regrole)
 $$, 'payloads are read by sentinai_payload, the admin and the platform''s handlers');
 

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(57);
+SELECT plan(63);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -24,12 +24,13 @@ SELECT lives_ok(q, 'viewer: ' || q) FROM unnest(ARRAY[
 	'SELECT metrics()', 'SELECT * FROM maintenance_status()', 'SELECT * FROM exceptions', 'SELECT * FROM exception',
 	'SELECT * FROM event_processing_log', 'SELECT id, event_id, error_message FROM dead_letter_queue',
 	'SELECT event_id, event_type FROM event_log', 'SELECT * FROM kafka_offset', 'SELECT id, status FROM event_pending',
-	'SELECT id, topic, error FROM outbox_failed']) q;
+	'SELECT id, topic, error FROM outbox_failed', 'SELECT key, status, lease_until FROM idempotency_key']) q;
 SELECT is((SELECT payload FROM dlq_list('ROLE_T')), NULL, 'viewer: a dead letter has no payload');
 SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
 	'SELECT payload FROM dead_letter_queue', 'SELECT payload_raw FROM dead_letter_queue', 'SELECT payload FROM event_log',
 	'SELECT record_value FROM event_pending', 'SELECT record_value FROM outbox_failed', 'SELECT * FROM outbox_blocked',
 	'SELECT outbox_failed_retry(1)', 'SELECT * FROM outbox', 'SELECT * FROM emit_secret',
+	'SELECT response FROM idempotency_key', 'SELECT idempotency_begin(''ROLE_T'', ''s'', ''k'', ''{}'', lease => ''1 min'')',
 	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'UPDATE exceptions SET owner = ''x''']) q;
 RESET ROLE;
 
@@ -46,6 +47,7 @@ SET ROLE sentinai_operator;
 SELECT lives_ok(format('SELECT dlq_retry(%s, ''fixed'')', :dlq), 'operator: retries a dead letter');
 SELECT lives_ok('SELECT event_publish(''exceptions'', ''{"event_type": "ExceptionIngested", "tenant_id": "ROLE_T", "payload": {}}'')',
 	'operator: publishes an event');
+SELECT lives_ok('SELECT idempotency_begin(''ROLE_T'', ''s'', ''operator'', ''{}'', lease => ''1 min'')', 'operator: begins with an idempotency key');
 SELECT throws_ok('SELECT outbox_failed_retry(0)', 'SN011', NULL, 'operator: sends refused records again');
 SELECT throws_ok('SELECT outbox_failed_discard(0, ''why'')', 'SN011', NULL, 'operator: discards them');
 SELECT lives_ok('DELETE FROM dead_letter_queue WHERE tenant_id = ''ROLE_T''', 'operator: clears dead letters');
@@ -67,6 +69,8 @@ RESET ROLE;
 SET ROLE sentinai_handler;
 SELECT throws_ok('SELECT emit(NULL::sentinai.event, ''ExceptionNormalized'', ''{}'')', 'SN008', NULL, 'handler: emit only inside');
 SELECT throws_ok('SELECT fail(NULL::sentinai.event, ''x'', ''y'')', 'SN008', NULL, 'handler: fail only inside');
+SELECT lives_ok('SELECT idempotency_begin(''ROLE_T'', ''s'', ''handler'', ''{}'', lease => ''1 min'')', 'handler: begins with an idempotency key');
+SELECT throws_ok('SELECT * FROM idempotency_key', '42501', NULL, 'handler may not read others'' answers');
 RESET ROLE;
 
 SELECT * FROM finish();

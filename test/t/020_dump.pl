@@ -67,6 +67,11 @@ SELECT event_type_add('WorkToDo');
 SELECT worker_type_add('billing', 'work', 'billing-group'), handler_add('billing', 'WorkToDo', 'app.work');
 SELECT assign('intake', 'intake-workers', 'exceptions', 0);
 SELECT assign('billing', 'billing-group', 'work', 0);
+SELECT idempotency_begin('TENANT_001', 'work', 'runs', '{}', lease => '1 day');
+BEGIN;
+SELECT idempotency_begin('TENANT_001', 'work', 'done', '{}');
+SELECT idempotency_complete('TENANT_001', 'work', 'done', '{"answer": 42}');
+COMMIT;
 SQL
 is(
 	consume($t, 'intake', 'intake-workers', 'exceptions', 0,
@@ -90,7 +95,7 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 # A table that is empty on both sides shows nothing; these have rows.
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
-	outbox_failed exceptions exception_event))
+	outbox_failed idempotency_key exceptions exception_event))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
@@ -120,6 +125,8 @@ sub goes_on
 		'handled 2 duplicate 0 failed 0 dead 0 due 1', "$how: the retry that was open happens");
 	is($source->sql('SELECT string_agg(event_id, $$ $$ ORDER BY event_id) FROM app.done', %option), 'W_1 W_2 W_3',
 		"$how: each was done once");
+	is($source->sql(q{SELECT response FROM sentinai.idempotency_begin('TENANT_001', 'work', 'done', '{}')}, %option), '{"answer": 42}',
+		"$how: an idempotency key has its answer");
 	return;
 }
 
