@@ -15,11 +15,10 @@
 # BENCH_EVENTS, BENCH_INTAKE_EVENTS  events of a round, 100000 and 40000
 # BENCH_BATCH   records of a call, and rows of COPY's transactions; by default the worker's own default
 # BENCH_RATE, BENCH_SECONDS  of latency, 1000 events a second for 8 seconds
+use Sentinai::Bench;
 use Sentinai::Test;
 use Digest::MD5 qw(md5_hex);
-use File::Path qw(make_path);
-use JSON::PP;
-use POSIX qw(strftime);
+use POSIX ();
 use Time::HiRes qw(time sleep);
 
 my %part = map { $_ => 1 } split ' ', $ENV{BENCH_PARTS} // 'load intake latency retry dlq';
@@ -33,64 +32,6 @@ my @batch = defined $ENV{BENCH_BATCH} ? (BATCH => $ENV{BENCH_BATCH}) : ();
 my $batch = $ENV{BENCH_BATCH} // default_batch();
 my $watch = $t->session;
 my $watch_pid = $watch->sql('SELECT pg_backend_pid()');
-my @figures;    # { name, unit, values }, in the order of the table
-
-# ---------------------------------------------------------------- figures
-
-sub note_figure
-{
-	my ($name, $unit, $value) = @_;
-	my ($figure) = grep { $_->{name} eq $name } @figures;
-
-	push @figures, $figure = { name => $name, unit => $unit, values => [] } if !$figure;
-	push @{ $figure->{values} }, 0 + $value;
-	return;
-}
-
-sub percentile
-{
-	my ($p, @values) = @_;
-	my @sorted = sort { $a <=> $b } @values;
-	return $sorted[int($p / 100 * $#sorted + 0.5)];
-}
-
-sub shown
-{
-	my ($value) = @_;
-	return sprintf abs $value >= 100 ? '%.0f' : abs $value >= 10 ? '%.1f' : '%.2f', $value;
-}
-
-sub machine
-{
-	my $cores = () = Sentinai::Test::slurp('/proc/cpuinfo') =~ /^processor/mg;
-	my ($model) = Sentinai::Test::slurp('/proc/cpuinfo') =~ /^model name\s*:\s*(.*)$/m;
-	return sprintf '%d cores, %s; %s', $cores, $model // 'unknown', $t->sql('SELECT version()') =~ s/ on .*//r;
-}
-
-sub report
-{
-	my $folder = "$t->{build}/bench";
-	my %json = (
-		time => strftime('%Y-%m-%dT%H:%M:%SZ', gmtime),
-		machine => machine(),
-		rounds => $rounds, events => $events, intake_events => $intake_events, batch => $batch, rate => $rate,
-		figures => \@figures);
-
-	printf "\n%s\n%d rounds; %d events of load, %d of intake; at most %d records a transaction\n\n", machine(), $rounds, $events,
-	  $intake_events, $batch;
-	printf "%-52s %10s %10s %10s  %s\n", 'figure', 'min', 'median', 'max', 'unit';
-	for my $figure (@figures)
-	{
-		@$figure{qw(min median max)} = map { percentile($_, @{ $figure->{values} }) } 0, 50, 100;
-		printf "%-52s %10s %10s %10s  %s\n", $figure->{name}, (map { shown($_) } @$figure{qw(min median max)}), $figure->{unit};
-	}
-	make_path($folder);
-	open my $file, '>', "$folder/bench.json" or die "$folder/bench.json: $!";
-	print {$file} JSON::PP->new->canonical->pretty->encode(\%json);
-	close $file;
-	print "\nalso in $folder/bench.json\n";
-	return;
-}
 
 # ---------------------------------------------------------------- processes
 
@@ -635,5 +576,8 @@ for my $round (1 .. $rounds)
 latency() if $part{latency};
 retry() if $part{retry};
 dlq() if $part{dlq};
-report();
+report(
+	$t, 'bench',
+	"$rounds rounds; $events events of load, $intake_events of intake; at most $batch records a transaction",
+	rounds => $rounds, events => $events, intake_events => $intake_events, batch => $batch, rate => $rate);
 done_testing();

@@ -1,0 +1,94 @@
+package Sentinai::Bench;
+
+=head1 NAME
+
+Sentinai::Bench - the figures of a bench: noted in each round, shown as a table, kept as JSON
+
+=head1 SYNOPSIS
+
+  use Sentinai::Bench;
+
+  note_figure('load, 2 processors', 'events/s', 25_000);        # once a round
+  note_figure('    ratio to COPY', '', 0.5, '>= 0.3');          # with a goal: the table says whether the median meets it
+  report($t, 'bench', 'two rounds of 100000 events', rounds => 2);        # and build/bench/bench.json
+
+=cut
+
+use strict;
+use warnings;
+use Exporter qw(import);
+use File::Path qw(make_path);
+use JSON::PP;
+use POSIX qw(strftime);
+use Sentinai::Test;
+
+our @EXPORT = qw(note_figure percentile report);
+my @figures;    # { name, unit, goal, values }, in the order of the table
+
+sub note_figure
+{
+	my ($name, $unit, $value, $goal) = @_;
+	my ($figure) = grep { $_->{name} eq $name } @figures;
+
+	push @figures, $figure = { name => $name, unit => $unit, goal => $goal, values => [] } if !$figure;
+	push @{ $figure->{values} }, 0 + $value;
+	return;
+}
+
+sub percentile
+{
+	my ($p, @values) = @_;
+	my @sorted = sort { $a <=> $b } @values;
+	return $sorted[int($p / 100 * $#sorted + 0.5)];
+}
+
+sub shown
+{
+	my ($value) = @_;
+	return sprintf abs $value >= 100 ? '%.0f' : abs $value >= 10 ? '%.1f' : '%.2f', $value;
+}
+
+# What was wanted of a figure, and whether its median is that
+sub goal_of
+{
+	my ($figure) = @_;
+	my ($comparison, $value) = split ' ', $figure->{goal} // return '';
+	my $met = $comparison eq '>=' ? $figure->{median} >= $value : $figure->{median} < $value;
+
+	$figure->{met} = $met ? JSON::PP::true : JSON::PP::false;
+	return "goal $figure->{goal}" . ($met ? '' : ', missed');
+}
+
+sub machine
+{
+	my ($t) = @_;
+	my $cores = () = Sentinai::Test::slurp('/proc/cpuinfo') =~ /^processor/mg;
+	my ($model) = Sentinai::Test::slurp('/proc/cpuinfo') =~ /^model name\s*:\s*(.*)$/m;
+	return sprintf '%d cores, %s; %s', $cores, $model // 'unknown', $t->sql('SELECT version()') =~ s/ on .*//r;
+}
+
+# The table of all figures, and build/bench/NAME.json, which has the further arguments too
+sub report
+{
+	my ($t, $name, $headline, %more) = @_;
+	my $folder = "$t->{build}/bench";
+	my $machine = machine($t);
+
+	print "\n$machine\n$headline\n\n";
+	printf "%-52s %10s %10s %10s  %s\n", 'figure', 'min', 'median', 'max', 'unit';
+	for my $figure (@figures)
+	{
+		@$figure{qw(min median max)} = map { percentile($_, @{ $figure->{values} }) } 0, 50, 100;
+		my @columns = ((map { shown($_) } @$figure{qw(min median max)}), join ' ', grep { $_ } $figure->{unit}, goal_of($figure));
+		printf "%-52s %10s %10s %10s  %s\n", $figure->{name}, @columns;
+	}
+	make_path($folder);
+	open my $file, '>', "$folder/$name.json" or die "$folder/$name.json: $!";
+	print {$file} JSON::PP->new->canonical->pretty->encode(
+		{ time => strftime('%Y-%m-%dT%H:%M:%SZ', gmtime), machine => $machine, figures => \@figures, %more });
+	close $file or die "$folder/$name.json: $!";
+	print "\nalso in $folder/$name.json\n";
+	return;
+}
+
+1;
