@@ -7,6 +7,7 @@
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make bench     figures
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
+#   make torture-points   the same on the build with named points: whatever runs is killed at each of them
 #   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
 #   make lint      format, lists, names (make format mends the format)
 #   make clean     back to a fresh clone
@@ -24,14 +25,14 @@ PG_CONFIG ?= /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-PG_COPY := build/pg/usr/lib/postgresql/$(PG_MAJOR)
-COPY_CONFIG = $(CURDIR)/$(PG_COPY)/bin/pg_config
+# copy_config FOLDER: pg_config of the relocated server there
+copy_config = $(CURDIR)/build/$(1)/usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
 
 PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg demo check bench torture fuzz lint format clean $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench torture torture-points fuzz lint format clean $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -55,25 +56,37 @@ deps:
 build:
 	@scripts/build_dir >/dev/null
 
-# The relocated server. The stamp is older than the server after an upgrade of its package: then it is copied again.
-build/pg/.copied: /usr/lib/postgresql/$(PG_MAJOR)/bin/postgres | build
-	@echo "== pg: copying the PostgreSQL $(PG_MAJOR) server to build/pg"
-	@rm -rf build/pg
-	@mkdir -p build/pg/usr/lib/postgresql build/pg/usr/share/postgresql build/pg/usr/include
-	@cp -a /usr/lib/postgresql/$(PG_MAJOR) build/pg/usr/lib/postgresql/
-	@cp -a /usr/share/postgresql/$(PG_MAJOR) build/pg/usr/share/postgresql/
-	@ln -s /usr/include/postgresql build/pg/usr/include/postgresql
+# Relocated servers. The stamp is older than the server after an upgrade of its package: then it is copied again.
+build/%/.copied: /usr/lib/postgresql/$(PG_MAJOR)/bin/postgres | build
+	@echo "== pg: copying the PostgreSQL $(PG_MAJOR) server to $(@D)"
+	@rm -rf $(@D)
+	@mkdir -p $(@D)/usr/lib/postgresql $(@D)/usr/share/postgresql $(@D)/usr/include
+	@cp -a /usr/lib/postgresql/$(PG_MAJOR) $(@D)/usr/lib/postgresql/
+	@cp -a /usr/share/postgresql/$(PG_MAJOR) $(@D)/usr/share/postgresql/
+	@ln -s /usr/include/postgresql $(@D)/usr/include/postgresql
 	@touch $@
+.PRECIOUS: build/%/.copied
 
 pg: all build/pg/.copied
 	@echo "== pg: installing the extension into build/pg"
-	@umask 022 && $(MAKE) -s -C extension install PG_CONFIG=$(COPY_CONFIG)
-	@install -m 755 worker/sentinai-report-pdf $(PG_COPY)/bin
+	@umask 022 && $(MAKE) -s -C extension install PG_CONFIG=$(call copy_config,pg)
+	@install -m 755 worker/sentinai-report-pdf $(dir $(call copy_config,pg))
+
+# The build with named points (extension/point.h), from a copy of the sources, into a server of its own.
+points: all build/pg-points/.copied
+	@echo "== points: the build with named points, into build/pg-points"
+	@mkdir -p build/points/extension/sql/upgrade build/points/include
+	@cp -pu include/* build/points/include/
+	@cp -pu extension/*.[ch] extension/Makefile extension/sentinai.control build/points/extension/
+	@cp -pu extension/sql/*.sql build/points/extension/sql/
+	@cp -pu extension/sql/upgrade/* build/points/extension/sql/upgrade/
+	@umask 022 && $(MAKE) -s -C build/points/extension all install POINTS=1 PG_CONFIG=$(call copy_config,pg-points)
+	@install -m 755 worker/sentinai-report-pdf $(dir $(call copy_config,pg-points))
 
 demo: deps all pg
 	@test/demo/demo
 
-check: deps all pg
+check: deps all pg points
 	@test/check $(PARTS)
 
 check-lint: lint
@@ -81,7 +94,8 @@ check-unit:
 	@test/check unit
 check-regress check-pgtap check-isolation: check-%: pg
 	@test/check $*
-check-tap: deps all pg
+# The build with points is for one test only.
+check-tap: deps all pg $(if $(ONLY),$(if $(filter 310_points,$(ONLY)),points),points)
 	@test/check tap
 
 bench: deps all pg
@@ -89,6 +103,9 @@ bench: deps all pg
 
 torture: deps all pg
 	@test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))
+
+torture-points: deps all points
+	@PG_COPY=pg-points test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))
 
 fuzz: | build
 	@$(MAKE) -C worker fuzz

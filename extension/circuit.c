@@ -18,6 +18,7 @@
 #include "common/hashfn.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "point.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "storage/lwlock.h"
@@ -358,7 +359,10 @@ sn_circuit_begin(SnBatch *batch)
 		values[3] = TimestampTzGetDatum(batch->now);
 		circuit->probe_due = sn_execute(&take_probe, values, NULL) > 0;
 		if (circuit->probe_due)
+		{
 			wake(batch, circuit);
+			SN_POINT("circuit.probed");
+		}
 	}
 	return pause_reason(batch);
 }
@@ -469,6 +473,7 @@ open_circuit(SnBatch *batch, const SnWork *work, const char *tenant_id, const ch
 	while (sn_execute(&insert_circuit, values, NULL) == 0)
 		if (sn_execute(&hold_circuit, values, NULL) > 0)
 			return;
+	SN_POINT("circuit.opened");
 	ereport(LOG, (errmsg("circuit of worker type \"%s\" and event type \"%s\" is open", batch->worker_type->name,
 						 work->event.event_type),
 				  errdetail("%s: %s", work->failure.error_type, work->failure.message)));
@@ -550,6 +555,7 @@ judge_probe(SnBatch *batch, SnCircuit *circuit)
 	if (work->outcome == SN_SUCCEEDED)
 	{
 		sn_execute(&close_circuit, values, NULL);
+		SN_POINT("circuit.closed");
 		let_go(batch, circuit);
 		ereport(LOG, (errmsg("circuit of worker type \"%s\" and event type \"%s\" is closed", batch->worker_type->name,
 							 circuit->event_type)));

@@ -13,6 +13,7 @@
 #include "common/hashfn.h"
 #include "consume.h"
 #include "generation.h"
+#include "point.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
@@ -389,6 +390,7 @@ claim_works(SnBatch *batch, SnWork **works, int n)
 
 	qsort(works, n, sizeof(SnWork *), compare_identity);
 	use_generations();
+	SN_POINT("claim.entered");
 	if (generations.look_up.sql != NULL)
 		run_look_up(batch, &generations.look_up, works, n);
 	n = n_all = keep_todo(works, n, false);
@@ -396,10 +398,12 @@ claim_works(SnBatch *batch, SnWork **works, int n)
 	{
 		all = memcpy(palloc(n * sizeof(SnWork *)), works, n * sizeof(SnWork *));
 		run_insert(batch, &generations.insert_previous, works, n);
+		SN_POINT("claim.previous");
 		n = keep_todo(works, n, true);
 	}
 	if (n > 0)
 		run_insert(batch, &generations.insert_newest, works, n);
+	SN_POINT("claim.inserted");
 	/* Who lost an insert: to whom? The row is committed by now, and a new statement sees it. */
 	run_look_up(batch, &look_up_all, all, n_all);
 	for (int i = 0; i < n_all; i++)

@@ -31,6 +31,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "metrics.h"
+#include "point.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "suspect.h"
@@ -207,16 +208,22 @@ run_steps(SnBatch *batch)
 	if (batch->pause != NULL)
 		leave_records(batch);
 	sn_pending_due(batch);
+	SN_POINT("consume.due");
 	sn_suspect_select(batch);
 	sn_screen(batch);
+	SN_POINT("consume.screened");
 	sn_metric_processing(batch->n_work);
 	sn_claim(batch);
+	SN_POINT("consume.claimed");
 	sn_circuit_screen(batch);
 	sn_key_order(batch);
+	SN_POINT("consume.ordered");
 	sn_suspect_convict(batch);
 	sn_handle(batch);
+	SN_POINT("consume.handled");
 	sn_circuit_judge(batch);
 	sn_settle(batch);
+	SN_POINT("consume.settled");
 	sn_suspect_settle(batch);
 }
 
@@ -269,9 +276,12 @@ run_batch(SnBatch *batch, FunctionCallInfo fcinfo)
 		return sn_answer(batch, fcinfo, NULL, 0, true);
 	if (!sn_suspect_admit())
 		return sn_answer(batch, fcinfo, "another session looks for a record that kills the server", 0, false);
+	SN_POINT("consume.admitted");
 	fence(batch);
+	SN_POINT("consume.fenced");
 	refuse_deferred_rows(batch);
 	stop = try_steps(batch, &split);
+	SN_POINT("consume.done");
 	if (split)
 		return sn_answer(batch, fcinfo, NULL, Max(1, Min(batch->split_size, batch->max_events / 2)), false);
 	return sn_answer(batch, fcinfo, stop, 0, false);

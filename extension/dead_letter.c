@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "outbox.h"
+#include "point.h"
 #include "sentinai_wire.h"
 #include "spi.h"
 #include "utils/array.h"
@@ -702,7 +703,9 @@ retry_one(int64 id, const char *reason, const char *actor, RetryRow *row, char *
 	if (!transition_allowed(id, row->status, DEAD_LETTER_RETRYING, false, refusal) || !send_retry(row, *token, refusal))
 		return false;
 	change.token = *token;
+	SN_POINT("dead_letter.sent");
 	dead_letter_set_state(id, DEAD_LETTER_RETRYING, &change);
+	SN_POINT("dead_letter.retrying");
 	return true;
 }
 
@@ -925,6 +928,7 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 	SPI_connect();
 	lock_for(id, DEAD_LETTER_PENDING);
 	dead_letter_set_state(id, DEAD_LETTER_PENDING, &change);
+	SN_POINT("dead_letter.lost");
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -1077,4 +1081,5 @@ sn_dead_letter_replayed(int64 dlq_id, const char *token, bool ok, const char *er
 		change.more_retries = 1;
 	}
 	dead_letter_set_state(dlq_id, ok ? DEAD_LETTER_SUCCEEDED : DEAD_LETTER_PENDING, &change);
+	SN_POINT("dead_letter.replayed");
 }

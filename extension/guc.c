@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 
 #include "guc.h"
+#include "point.h"
 
 #define SN_DAY (24 * 60 * 60)
 
@@ -145,5 +146,6 @@ sn_guc_define(void)
 	DefineCustomEnumVariable("sentinai.event_log_mode", "What event_log keeps: every event, or only those that failed.",
 							 NULL, &event_log_mode, SN_EVENT_LOG_FULL, event_log_modes, PGC_SIGHUP, 0, NULL,
 							 event_log_mode_assign, NULL);
+	sn_point_define();
 	MarkGUCPrefixReserved("sentinai");
 }

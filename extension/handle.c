@@ -26,6 +26,7 @@
 #include "handle.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "point.h"
 #include "portability/instr_time.h"
 #include "sentinai.h"
 #include "spi.h"
@@ -243,6 +244,7 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 	prepare_handler(handler);
 	sn_emit_give(works, n, true);
 	rc = SPI_execute_plan(handler->plan, &argument, NULL, false, 0);
+	SN_POINT("handler.returned");
 	if (rc < 0)
 		elog(ERROR, "could not call the handler: %s", SPI_result_code_string(rc));
 	SPI_freetuptable(SPI_tuptable);
@@ -548,7 +550,9 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 	sn_emit_begin(slice->batch, slice->works, slice->n);
 	PG_TRY();
 	{
+		SN_POINT("slice.begun");
 		run_waves(slice);
+		SN_POINT("slice.handled");
 		slice->n_emitted = list_length(slice->batch->emits);
 		*named = sn_emit_any_failed(slice->works, slice->n);
 		if (*named || !keep)
@@ -619,6 +623,7 @@ settle_slice(Slice *slice)
 	if (++slice->batch->n_slices > MAX_SLICES)
 		sn_split(slice->batch, MAX_SLICES);
 	restore_constraints();
+	SN_POINT("slice.settled");
 }
 
 /* Settles the events that fail() named in the last run. */
@@ -673,6 +678,7 @@ run_slice(SnBatch *batch, SnWork **works, int n)
 			continue;
 		}
 		culprit = left == 1 ? only : slice.calling;
+		SN_POINT("slice.failed");
 		if (culprit >= 0)
 		{
 			works[culprit]->failure = failure;
@@ -736,6 +742,7 @@ sn_handle(SnBatch *batch)
 		return;
 	batch->handling_since = GetCurrentTimestamp();
 	run_slice(batch, works, n);
+	SN_POINT("session.dirty");
 	clean_session(batch);
 }
 

@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "consume.h"
+#include "point.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "utils/builtins.h"
@@ -247,6 +248,7 @@ sn_key_block(SnBatch *batch)
 			adopt_key(batch, i);
 			continue;
 		}
+		SN_POINT("key.blocked");
 		key->held = true;
 		key->topic = key->blocker->queue->topic;
 		key->partition = key->blocker->queue->partition;
@@ -309,6 +311,7 @@ sn_key_finish(SnBatch *batch)
 		{
 			key_values(batch, key, values);
 			sn_execute(&release_key, values, NULL);
+			SN_POINT("key.released");
 		}
 	}
 }

@@ -56,6 +56,7 @@
 
 #include "insert.h"
 #include "outbox.h"
+#include "point.h"
 #include "shmem.h"
 
 /* Rows of one fetch of a read. */
@@ -122,7 +123,9 @@ next_id(Oid sequence)
 	pg_write_barrier();
 	pg_atomic_write_u64(&slot->emit, 0);
 	pg_memory_barrier();
+	SN_POINT("outbox.announced");
 	id = SN_NEXTVAL(sequence);
+	SN_POINT("outbox.numbered");
 	pg_atomic_write_u64(&slot->emit, (uint64) id);
 	return id;
 }
@@ -203,6 +206,7 @@ sn_outbox_insert(SnOutboxRow *rows, int n)
 	sequence = outbox_relid("outbox_id_seq");
 	for (int i = 0; i < n; i++)
 		rows[i].id = next_id(sequence);
+	SN_POINT("outbox.identified");
 	insert_all(current_table(), rows, n);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -227,6 +231,10 @@ on_xact_end(XactEvent event, void *arg)
 	if (event == XACT_EVENT_PRE_PREPARE)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("cannot PREPARE a transaction that has emitted events"), errhint("COMMIT it.")));
+	if (event == XACT_EVENT_PRE_COMMIT)
+		SN_POINT("outbox.committing");
+	if (event == XACT_EVENT_COMMIT)
+		SN_POINT_LATE("outbox.committed");
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		pg_atomic_write_u64(&slot->emit, SN_EMIT_NONE);
@@ -557,14 +565,17 @@ sn_outbox_read(PG_FUNCTION_ARGS)
 	args[1] = Int64GetDatum(upto);
 	args[2] = Int32GetDatum(max_rows);
 	args[3] = PG_GETARG_DATUM(2);
+	SN_POINT("outbox.horizon");
 	portal = SPI_cursor_open(NULL, read_plan, args, NULL, false);
 	flush_wal();
+	SN_POINT("outbox.flushed");
 	rows = read_rows(rsinfo, portal, max_bytes, &complete);
 	SPI_cursor_close(portal);
 	SPI_finish();
 
 	if (complete && rows < max_rows)
 		read_cursor = upto;
+	SN_POINT("outbox.read");
 	return (Datum) 0;
 }
 

@@ -18,6 +18,7 @@
 #include "guc.h"
 #include "insert.h"
 #include "outbox.h"
+#include "point.h"
 #include "sentinai.h"
 #include "sentinai_wire.h"
 #include "spi.h"
@@ -475,12 +476,19 @@ sn_settle(SnBatch *batch)
 {
 	sn_key_block(batch);
 	settle_pending(batch);
+	SN_POINT("settle.pending");
 	settle_dead_letters(batch);
+	SN_POINT("settle.dead_letters");
 	settle_replays(batch);
+	SN_POINT("settle.replays");
 	emit_notices(batch);
 	write_log(batch);
+	SN_POINT("settle.log");
 	write_outbox(batch);
+	SN_POINT("settle.outbox");
 	sn_claim_settle(batch);
+	SN_POINT("settle.claims");
 	sn_key_finish(batch);
+	SN_POINT("settle.keys");
 	move_positions(batch);
 }

@@ -9,6 +9,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "point.h"
 #include "spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -49,6 +50,7 @@ sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 	}
 	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
 	MemoryContextSwitchTo(caller);
+	SN_POINT("statement");
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
 	return SPI_processed;

@@ -62,7 +62,8 @@ TAP = \
 	185_report_pdf \
 	200_runbook \
 	210_docs \
-	300_torture
+	300_torture \
+	310_points
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
@@ -74,6 +75,7 @@ GENERAL = \
 	fence \
 	json \
 	kill \
+	points \
 	poison \
 	runbook \
 	torture \

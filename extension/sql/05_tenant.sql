@@ -115,6 +115,7 @@ BEGIN
 		 WHERE t.tenant_id = tenant_set_status.tenant_id;
 		INSERT INTO sentinai.tenant_history (tenant_id, from_status, to_status, reason)
 		VALUES (tenant_set_status.tenant_id, from_status, tenant_set_status.to_status, tenant_set_status.reason);
+		-- point: tenant.changed
 	END IF;
 	RETURN from_status;
 END

@@ -186,13 +186,16 @@ BEGIN
 			VALUES ($2, $3, $4, CASE WHEN $9 >= 0 THEN $9 ELSE greatest(coalesce($7, 0), 0) END)
 			ON CONFLICT DO NOTHING;
 	END IF;
+	-- point: assign.noted
 	place := sentinai.assign_lock($2, $3, $4);
+	-- point: assign.locked
 	UPDATE sentinai.kafka_offset k SET epoch = k.epoch + 1, updated_at = now()
 	 WHERE (k.group_id, k.topic, k.partition) = ($2, $3, $4) RETURNING k.* INTO place;
 
 	-- Work of partitions that no longer exist is partition 0's.
 	IF $4 = 0 AND $5 > 0 THEN
 		UPDATE sentinai.key_state k SET partition = 0 WHERE k.worker_type = type.name AND k.topic = $3 AND k.partition >= $5;
+		-- point: assign.moving
 		UPDATE sentinai.event_pending p SET partition = 0 WHERE p.worker_type = type.name AND p.topic = $3 AND p.partition >= $5;
 	END IF;
 
@@ -201,6 +204,7 @@ BEGIN
 				WHEN $7 > place.next_offset THEN 'position_too_old' END;
 	epoch := place.epoch;
 	next_offset := place.next_offset;
+	-- point: assign.raised
 	IF gap IS NOT NULL THEN
 		PERFORM sentinai.offset_gap_report($2, $3, $4, place.next_offset, $7, $8, gap);
 		stop := format('%s: group %s stands at %s of %s/%s, the log has %s to %s; SELECT * FROM sentinai.offset_reset(%L, %L, %s) shows what would mend it',
@@ -255,6 +259,7 @@ BEGIN
 			PERFORM sentinai.assign_lock($1, $2, place.partition);
 			UPDATE sentinai.kafka_offset k SET next_offset = new_offset, epoch = k.epoch + 1, updated_at = now()
 			 WHERE (k.group_id, k.topic, k.partition) = ($1, $2, place.partition);
+			-- point: offset_reset.moved
 			UPDATE sentinai.offset_gap g
 			   SET resolved_at = now(), resolution = format('offset_reset from %s to %s by %s%s', old_offset, new_offset, session_user, coalesce(': ' || $6, ''))
 			 WHERE (g.group_id, g.topic, g.partition) = ($1, $2, place.partition) AND g.resolved_at IS NULL;

@@ -67,6 +67,7 @@ BEGIN
 	UPDATE sentinai.dedupe_generation
 	   SET closed_at = pg_catalog.clock_timestamp(), shadow_state = state.state_number
 	 WHERE generation = state.previous_open;
+	-- point: generation.closing
 	UPDATE sentinai.dedupe_state SET previous_open = NULL, state_number = state.state_number + 1;
 END
 $$;
@@ -83,6 +84,7 @@ BEGIN
 	FOR closed IN SELECT g.generation, g.shadow_state FROM sentinai.dedupe_generation g WHERE g.shadow_state IS NOT NULL LOOP
 		CONTINUE WHEN sentinai.dedupe_held_below(closed.shadow_state + 1);
 		DELETE FROM sentinai.event_processing_log p WHERE p.generation = closed.generation AND p.shadow;
+		-- point: generation.unshadowed
 		UPDATE sentinai.dedupe_generation g SET shadow_state = NULL WHERE g.generation = closed.generation;
 	END LOOP;
 END
@@ -97,6 +99,7 @@ CREATE FUNCTION sentinai.dedupe_begin(state sentinai.dedupe_state) RETURNS text
 	AS $$
 BEGIN
 	PERFORM sentinai.dedupe_generation_add(state.newest + 1);
+	-- point: generation.added
 	UPDATE sentinai.dedupe_state
 	   SET newest = state.newest + 1, previous_open = state.newest, state_number = state.state_number + 1, rotated_at = now();
 	RETURN NULL;
@@ -141,8 +144,10 @@ BEGIN
 	 WHERE p.generation = old
 	 ORDER BY p.tenant_id, p.event_id, p.worker_type
 	ON CONFLICT DO NOTHING;
+	-- point: generation.carried
 
 	EXECUTE pg_catalog.format('TRUNCATE sentinai.%I', 'event_processing_log_g' || old);
+	-- point: generation.emptied
 	DELETE FROM sentinai.dedupe_generation g WHERE g.generation = old;
 	UPDATE sentinai.dedupe_state SET state_number = state_number + 1;
 	RETURN NULL;
@@ -169,6 +174,7 @@ BEGIN
 	 ORDER BY c.oid LIMIT 1;
 	IF old IS NOT NULL AND NOT sentinai.dedupe_held_below(state.state_number) THEN
 		EXECUTE pg_catalog.format('DROP TABLE sentinai.%I', old);
+		-- point: generation.dropped
 	END IF;
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN

@@ -80,6 +80,7 @@ BEGIN
 			MESSAGE = format('there is no open circuit of worker type "%s" and event type "%s"', $1, $2),
 			HINT = 'SELECT * FROM sentinai.circuit_list()';
 	END IF;
+	-- point: circuit.closing
 	-- What opened a circuit as broken and still fails after it closed is an odd event, and uses its retries up.
 	UPDATE sentinai.event_pending p SET retry_count = greatest(p.retry_count, 1)
 	 WHERE closed.reason = 'broken' AND p.worker_type = $1 AND p.event_type = $2 AND p.event_id = closed.first_event_id;

@@ -266,13 +266,16 @@ BEGIN
 		   AS r (dlq_id, token, topic, partition, kafka_offset)
 	 ORDER BY r.token
 	ON CONFLICT DO NOTHING;
+	-- point: advance.receipts
 	IF cardinality(refused_ids) > 0 THEN
 		PERFORM sentinai.outbox_refuse(refused_ids, refused_errors, refused_messages);
+		-- point: advance.refused
 	END IF;
 	INSERT INTO sentinai.outbox_watermark AS w (topic, id)
 	SELECT n.topic, max(n.id) FROM unnest(topics, ids) AS n (topic, id) GROUP BY n.topic ORDER BY n.topic
 	ON CONFLICT ON CONSTRAINT outbox_watermark_pkey DO UPDATE SET id = excluded.id, updated_at = excluded.updated_at
 	 WHERE w.id < excluded.id;
+	-- point: advance.moved
 END
 $$;
 COMMENT ON FUNCTION sentinai.outbox_advance(text[], bigint[], bigint[], uuid[], text[], integer[], bigint[], bigint[], text[], text[]) IS
@@ -315,6 +318,7 @@ DECLARE
 	failed	sentinai.outbox_failed := sentinai.outbox_failed_lock($1);
 BEGIN
 	DELETE FROM sentinai.outbox_failed f WHERE f.id = $1;
+	-- point: outbox_failed.taken
 	RETURN sentinai.outbox_add(failed.topic, failed.partition, failed.record_key, failed.record_headers, failed.record_value,
 							   failed.tenant_id, failed.event_id, failed.event_type);
 END
@@ -432,6 +436,7 @@ BEGIN
 	IF sentinai.outbox_table_published(number) THEN
 		EXECUTE format('LOCK TABLE sentinai.outbox_%s IN ACCESS EXCLUSIVE MODE NOWAIT', number);
 		EXECUTE format('TRUNCATE sentinai.outbox_%s', number);
+		-- point: outbox.truncated
 	END IF;
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
@@ -462,6 +467,7 @@ BEGIN
 		' DELETE FROM sentinai.outbox_%s o'
 		'  WHERE o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0) RETURNING o.*)'
 		' INSERT INTO sentinai.outbox_blocked SELECT m.* FROM moved m ORDER BY m.id', number);
+	-- point: outbox.set_aside
 	UPDATE sentinai.outbox_state SET aside_at = 'infinity';
 END
 $$;
@@ -530,6 +536,7 @@ BEGIN
 	THEN
 		IF sentinai.outbox_table_empty(following) THEN
 			UPDATE sentinai.outbox_state SET current = following, drained_id = NULL, rotated_at = clock_timestamp();
+			-- point: outbox.rotated
 		ELSIF drained AND NOT sentinai.outbox_table_published(following) THEN
 			PERFORM sentinai.outbox_set_aside(following, state.rotated_at);
 		END IF;

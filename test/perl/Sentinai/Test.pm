@@ -67,7 +67,7 @@ sub import
 # ---------------------------------------------------------------- the test's own house
 
 # kafka => 1: with a broker; extension => 0: the database is empty; settings => 'a = b; c = d' for postgresql.conf;
-# kafka_settings => 'a=b c=d' for the broker; name => where it lies, by default the test's file name
+# kafka_settings => 'a=b c=d' for the broker; server => 'pg-points': the one with named points (make points); name => where it lies, by default the test's file name
 sub new
 {
 	my ($class, %option) = @_;
@@ -164,6 +164,7 @@ sub cluster
 	my ($self, @command) = @_;
 	local $ENV{CLUSTER_DIR} = $self->{cluster_dir};
 	local $ENV{CLUSTER_SETTINGS} = $self->{option}{settings} // '';
+	local $ENV{PG_COPY} = $self->{option}{server} // $ENV{PG_COPY} // 'pg';
 	make_path($self->{cluster_dir});
 	return run("$top/test/cluster/cluster", @command);
 }
