@@ -1,0 +1,314 @@
+# limits: how fast rate limits are, each figure beside what it is compared with, in one round on one machine: SELECT 1, a limiter
+# of rows in plain SQL, and Redis. Server and clients share this machine's cores. Clients come over Unix sockets, and where it says so over loopback.
+# `make bench-limits` calls it. docs/rate-limits.md tells what the figures mean.
+#
+#   process   a loop inside one backend: ns a call; the batch form
+#   wire      pgbench with prepared statements, and Redis by EVALSHA, 1, 2 and 8 clients: one hot key, 100,000 keys, pipelined by 16
+#   memory    a million tenants with four limits each
+#
+# BENCH_PARTS    which of them, by default all
+# BENCH_ROUNDS   rounds of process and wire, 3
+# BENCH_SECONDS  of one measurement over the wire, 3
+# BENCH_CALLS    of one measurement in process, 2,000,000
+use Sentinai::Bench;
+use Sentinai::Test;
+use Time::HiRes qw(time);
+
+my %part = map { $_ => 1 } split ' ', $ENV{BENCH_PARTS} // 'process wire memory';
+my $rounds = $ENV{BENCH_ROUNDS} // 3;
+my $seconds = $ENV{BENCH_SECONDS} // 3;
+my $calls = $ENV{BENCH_CALLS} // 2_000_000;
+my $tenants = 1_000_000;
+my $keys = 100_000;
+my $pipeline = 16;
+my @types = qw(api_requests events_ingested tool_executions report_generations);
+my $t = Sentinai::Test->new(
+	settings => "sentinai.rate_limit_slots = @{[ $tenants * @types * 1.1 ]}; max_connections = 30; max_wal_size = 4GB");
+my $session = $t->session;
+my $redis;
+
+# Seconds that a statement takes in the one session
+sub seconds_of
+{
+	my ($sql) = @_;
+	my $since = time;
+	my $answer = $session->sql($sql);
+
+	die "$sql\n$answer" if $answer =~ /ERROR:/;
+	return time - $since;
+}
+
+# ---------------------------------------------------------------- in one backend
+
+# ns a call, without what the loop takes by itself
+sub loop_ns
+{
+	my ($expression) = @_;
+	my $loop = "FROM generate_series(1, $calls)";
+	my $empty = seconds_of("SELECT count(1) $loop");
+
+	return (seconds_of("SELECT count($expression) $loop") - $empty) * 1e9 / $calls;
+}
+
+sub process
+{
+	my $round = shift;
+	my $batches = int($calls / 1000);
+	my $many = "ARRAY(SELECT 'T' || n FROM generate_series(1, 1000) n)";
+
+	note_figure('in process: rate_limit_check, granted', 'ns', loop_ns("rate_limit_check('T1', 'api_requests')"), '< 500');
+	note_figure('in process: rate_limit_check, refused', 'ns', loop_ns("rate_limit_check('T1', 'full')"));
+	note_figure('in process: 100,000 tenants in turn', 'ns',
+		loop_ns("rate_limit_check('T' || generate_series % $keys, 'api_requests')"));
+	note_figure('in process: now(), to compare', 'ns', loop_ns('now()'));
+	for my $of ([ 'one tenant', "array_fill('T1'::text, ARRAY[1000])" ], [ '1,000 tenants', $many ])
+	{
+		my $took = seconds_of("DO \$\$ DECLARE a text[] := $of->[1]; BEGIN FOR n IN 1 .. $batches LOOP "
+			  . "PERFORM count(allowed) FROM sentinai.rate_limit_check_batch(a, 'api_requests'); END LOOP; END \$\$");
+		note_figure("in process: batches of 1,000, $of->[0]", 'checks/s', $batches * 1000 / $took, '>= 2000000');
+	}
+	return;
+}
+
+# ---------------------------------------------------------------- over the wire
+
+my %statement = (
+	select => 'SELECT 1',
+	check => q{SELECT * FROM sentinai.rate_limit_check('T1', 'api_requests')},
+	check_key => q{SELECT * FROM sentinai.rate_limit_check(:key, 'api_requests')},
+	row_key => 'SELECT row_check(:key)',
+);
+
+sub write_script
+{
+	my ($name, $text) = @_;
+	my $file = "$t->{dir}/$name.pgbench";
+
+	open my $out, '>', $file or die "$file: $!";
+	print {$out} $text;
+	close $out or die "$file: $!";
+	return $file;
+}
+
+# pgbench prepares the statements of a script at its first one, which it can't do inside a pipeline
+sub pipelined
+{
+	my ($statement) = @_;
+	return "\\if :first\nSELECT;\n\\set first 0\n\\endif\n\\startpipeline\n" . "$statement;\n" x $pipeline . "\\endpipeline\n";
+}
+
+# Statements a second. where: a database, or a URI
+sub pgbench
+{
+	my ($script, $clients, $statements, $where) = @_;
+	my $threads = $clients > 2 ? 2 : $clients;
+	my $out = $t->program('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $threads, '-T', $seconds, '-D', 'first=1',
+		'-f', $script, $where // 'sentinai');
+	my ($tps) = $out =~ /^tps = ([\d.]+)/m;
+
+	die "pgbench: $out" if !$tps || $out !~ /failed transactions: 0 /;
+	return $tps * ($statements // 1);
+}
+
+# One statement with 1 key or many, so that both have the same script
+sub keyed
+{
+	my ($name, $of) = @_;
+	return write_script("$name-$of", "\\set key random(1, $of)\n$statement{$name};\n");
+}
+
+# A limiter as it is usually written: a row for each key and window
+sub make_row_limiter
+{
+	$t->sql(<<"SQL");
+CREATE TABLE row_limit (key text, window_start timestamptz, count bigint NOT NULL, PRIMARY KEY (key, window_start)) WITH (fillfactor = 50);
+CREATE FUNCTION row_check(key text) RETURNS boolean LANGUAGE sql VOLATILE AS \$\$
+	INSERT INTO row_limit AS r VALUES (\$1, date_trunc('minute', now()), 1)
+	ON CONFLICT (key, window_start) DO UPDATE SET count = r.count + 1 RETURNING count <= 1000 \$\$;
+SQL
+	return;
+}
+
+# ---------------------------------------------------------------- Redis
+
+# Debian's package redis-tools has the server too, under the name of a tool that it also is; so no service is installed.
+sub start_redis
+{
+	my $server = "$t->{dir}/redis-server";
+	my $socket = "$t->{dir}/redis.sock";
+	my $port = Sentinai::Test::run('bash', '-c', 'source test/lib.sh; free_port') =~ s/\s//gr;
+
+	-x '/usr/bin/redis-check-rdb' or die "there is no Redis: scripts/deps bench\n";
+	symlink '/usr/bin/redis-check-rdb', $server or die "$server: $!";
+	my $pid = fork() // die "fork: $!";
+	if (!$pid)
+	{
+		open STDOUT, '>', "$t->{dir}/redis.log" or POSIX::_exit(126);
+		exec $server, '--bind', '127.0.0.1', '--port', $port, '--unixsocket', $socket, '--save', '', '--appendonly', 'no', '--dir', $t->{dir}
+		  or POSIX::_exit(127);
+	}
+	$redis = { pid => $pid, socket => [ '-s', $socket ], loopback => [ '-p', $port ] };
+	$t->wait_for('Redis', sub { -S $socket && Sentinai::Test::run('redis-cli', '-s', $socket, 'PING') =~ /PONG/ });
+	chomp($redis->{sha} = Sentinai::Test::run('redis-cli', '-s', $socket, 'SCRIPT', 'LOAD',
+		"local n = redis.call('INCR', KEYS[1]) if n == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end return n <= tonumber(ARGV[2])"));
+	$redis->{version} = Sentinai::Test::run($server, '--version') =~ /v=(\S+)/ ? $1 : 'unknown';
+	return;
+}
+
+END
+{
+	if ($redis)
+	{
+		local $?;
+		kill TERM => $redis->{pid};
+		waitpid $redis->{pid}, 0;
+	}
+}
+
+# Calls a second. A short run says how many calls a long enough one has, since redis-benchmark counts calls, not seconds.
+sub redis_benchmark
+{
+	my ($clients, $of, $depth, $where) = @_;
+	my @where = @{ $redis->{ $where // 'socket' } };
+	my $rate = 20_000;
+
+	for my $wanted (0.3, $seconds)
+	{
+		my $out = Sentinai::Test::run('redis-benchmark', @where, '-c', $clients, '-n', int($rate * $wanted) || 1, '-P', $depth,
+			'-r', $of, '--csv', 'EVALSHA', $redis->{sha}, 1, 'key:__rand_int__', 60, 1000);
+		($rate) = $out =~ /^"EVALSHA[^"]*","([\d.]+)"/m or die "redis-benchmark: $out";
+	}
+	return $rate;
+}
+
+# ---------------------------------------------------------------- the comparison
+
+my %script;
+
+sub write_scripts
+{
+	%script = (
+		select => write_script('select', "$statement{select};\n"),
+		check => write_script('check', "$statement{check};\n"),
+		hot => keyed('check_key', 1),
+		many => keyed('check_key', $keys),
+		row_hot => keyed('row_key', 1),
+		row_many => keyed('row_key', $keys),
+		select_pipelined => write_script('select_pipelined', pipelined($statement{select})),
+		check_pipelined => write_script('check_pipelined', pipelined($statement{check})),
+	);
+	return;
+}
+
+# What is divided by each other is measured one after the other.
+sub wire
+{
+	my ($clients) = @_;
+	my $label = "$clients client" . ($clients > 1 ? 's' : '');
+	my %per_second = (
+		select => pgbench($script{select}, $clients),
+		check => pgbench($script{check}, $clients),
+		redis => redis_benchmark($clients, 1, 1),
+		hot => pgbench($script{hot}, $clients),
+		many => pgbench($script{many}, $clients),
+		redis_many => redis_benchmark($clients, $keys, 1),
+		row_hot => pgbench($script{row_hot}, $clients),
+		row_many => pgbench($script{row_many}, $clients),
+		select_pipelined => pgbench($script{select_pipelined}, $clients, $pipeline),
+		check_pipelined => pgbench($script{check_pipelined}, $clients, $pipeline),
+		redis_pipelined => redis_benchmark($clients, 1, $pipeline),
+		check_loopback => pgbench($script{check}, $clients, 1, $t->url),
+		redis_loopback => redis_benchmark($clients, 1, 1, 'loopback'),
+	);
+	my %ratio = (
+		'of SELECT 1' => [ 'check', 'select', '>= 0.95' ],
+		'one hot key, of 100,000 keys' => [ 'hot', 'many', $clients == 8 ? '>= 0.9' : undef ],
+		'of Redis, one hot key' => [ 'check', 'redis', '>= 1' ],
+		'of Redis, 100,000 keys' => [ 'many', 'redis_many', '>= 1' ],
+		'of Redis, one hot key, loopback' => [ 'check_loopback', 'redis_loopback', '>= 1' ],
+		'of rows, one hot key' => [ 'hot', 'row_hot', $clients == 8 ? '>= 20' : undef ],
+		'of rows, 100,000 keys' => [ 'many', 'row_many' ],
+		"pipelined by $pipeline, of SELECT 1" => [ 'check_pipelined', 'select_pipelined' ],
+		"pipelined by $pipeline, of Redis" => [ 'check_pipelined', 'redis_pipelined' ],
+	);
+	my @names = (
+		[ select => 'SELECT 1' ], [ check => 'rate_limit_check, one hot key' ],
+		[ many => 'rate_limit_check, 100,000 keys' ],
+		[ redis => 'Redis EVALSHA, one hot key' ], [ redis_many => 'Redis EVALSHA, 100,000 keys' ],
+		[ row_hot => 'rows, one hot key' ], [ row_many => 'rows, 100,000 keys' ],
+		[ select_pipelined => "SELECT 1, pipelined by $pipeline" ],
+		[ check_pipelined => "rate_limit_check, pipelined by $pipeline" ],
+		[ redis_pipelined => "Redis EVALSHA, pipelined by $pipeline" ],
+		[ check_loopback => 'rate_limit_check, one hot key, loopback' ],
+		[ redis_loopback => 'Redis EVALSHA, one hot key, loopback' ]);
+
+	note_figure("$label: $_->[1]", 'calls/s', $per_second{ $_->[0] }) for @names;
+	for my $name (sort keys %ratio)
+	{
+		my ($ours, $theirs, $goal) = @{ $ratio{$name} };
+		note_figure("    $label: ratio $name", '', $per_second{$ours} / $per_second{$theirs}, $goal);
+	}
+	return;
+}
+
+# ---------------------------------------------------------------- memory
+
+sub kib
+{
+	my ($pid, $field) = @_;
+	my ($kib) = Sentinai::Test::slurp("/proc/$pid/status") =~ /^$field:\s*(\d+)/m;
+	return $kib;
+}
+
+# Of a backend of its own: what it touches of shared memory, and what it has for itself
+sub memory
+{
+	my $pid = $session->sql('SELECT pg_backend_pid()');
+	my ($shared, $private) = map { kib($pid, $_) } qw(RssShmem RssAnon);
+	my $segment = $t->sql(q{SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name LIKE 'sentinai rate limit%'});
+	my $took = 0;
+
+	for my $type (@types)
+	{
+		$took += seconds_of("SELECT count(allowed) FROM sentinai.rate_limit_check_batch("
+			  . "ARRAY(SELECT tenant_id FROM sentinai.tenant WHERE tenant_id ~ '^T'), '$type')");
+	}
+	note_figure('memory: shared, reserved for 4.4 million slots', 'MiB', $segment / 1024**2);
+	note_figure('memory: shared, touched by 1 million tenants x 4', 'MiB', (kib($pid, 'RssShmem') - $shared) / 1024);
+	note_figure('memory: of that, a slot', 'bytes', (kib($pid, 'RssShmem') - $shared) * 1024 / $tenants / @types);
+	note_figure('memory: private, of the backend that called', 'MiB', (kib($pid, 'RssAnon') - $private) / 1024);
+	note_figure('memory: first check of each of them', 'checks/s', $tenants * @types / $took);
+	return;
+}
+
+# ---------------------------------------------------------------- the run
+
+sub prepare
+{
+	my $limits = join ', ', map { "rate_limit_type_set('$_', 1000000000000, 60)" } @types;
+
+	$session->sql('SET search_path = sentinai, public');
+	$t->sql(<<"SQL");
+SET search_path = sentinai, public;
+SELECT activate(), $limits, rate_limit_type_set('full', 1, 60);
+INSERT INTO tenant (tenant_id) SELECT 'T' || n FROM generate_series(1, $tenants) n UNION ALL SELECT n::text FROM generate_series(1, $keys) n;
+ANALYZE tenant;
+SQL
+	make_row_limiter();
+	start_redis();
+	write_scripts();
+	return;
+}
+
+prepare();
+for my $round (1 .. $rounds)
+{
+	process() if $part{process};
+	$part{wire} and wire($_) for 1, 2, 8;
+}
+memory() if $part{memory};
+report(
+	$t, 'limits', "$rounds rounds; $seconds s a measurement over the wire, $calls calls in process; Redis $redis->{version}",
+	rounds => $rounds, seconds => $seconds, calls => $calls, redis => $redis->{version});
+pass('the figures are above');
+done_testing();
