@@ -206,6 +206,33 @@ SET CONSTRAINTS ALL IMMEDIATE;
 COMMIT;
 SELECT * FROM idempotency_key;
 RESET ROLE;
+-- in consume: what is not completed, or was another request, fails its event
+SELECT event_type_add('IdemEvent');
+SELECT worker_type_add('idem', 'idem');
+CREATE SCHEMA idem_test;
+GRANT USAGE ON SCHEMA idem_test TO sentinai_handler;
+CREATE FUNCTION idem_test.handle(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	state	text := (sentinai.idempotency_begin(e.tenant_id, 'event', e.payload ->> 'key', e.payload -> 'request')).state;
+BEGIN
+	IF state = 'new' AND NOT e.payload ? 'incomplete' THEN
+		PERFORM sentinai.idempotency_complete(e.tenant_id, 'event', e.payload ->> 'key', to_jsonb(e.event_id));
+	END IF;
+END $$;
+SELECT handler_add('idem', 'IdemEvent', 'idem_test.handle');
+SELECT epoch FROM assign('idem', 'idem', 'idem', 0);
+SELECT handled, failed, dead_lettered FROM consume('idem', 'idem', (
+	SELECT array_agg(ROW('idem', 0, n, 1, now(), 'k', NULL, convert_to(jsonb_build_object('event_id', 'e' || n, 'event_type', 'IdemEvent',
+		'tenant_id', 'idem_a', 'payload', p)::text, 'UTF8'))::sentinai.record ORDER BY n)
+	  FROM unnest('{"{\"key\": \"a\", \"request\": 1}","{\"key\": \"a\", \"request\": 1}","{\"key\": \"a\", \"request\": 2}",
+					"{\"key\": \"b\", \"request\": 1, \"incomplete\": 1}"}'::jsonb[]) WITH ORDINALITY AS u(p, n)));
+SELECT event_id, status, error_type FROM event_processing_log WHERE worker_type = 'idem' ORDER BY event_id;
+SELECT key, response FROM idempotency_key WHERE scope = 'event';
+SELECT handler_remove('idem', 'IdemEvent');
+DELETE FROM dead_letter_queue WHERE worker_type = 'idem';
+DELETE FROM event_pending WHERE worker_type = 'idem';
+DROP FUNCTION idem_test.handle;
+DROP SCHEMA idem_test;
 SELECT error_class('SN060'), error_class('SN061'), error_class('SN062');
 
 DELETE FROM idempotency_key;
