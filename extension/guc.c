@@ -9,6 +9,7 @@
 #include <limits.h>
 
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "guc.h"
 #include "point.h"
@@ -32,6 +33,7 @@ int sn_dedupe_window;
 int sn_emit_idle_timeout_ms;
 const char *sn_event_log_mode = "full";
 int sn_event_retention;
+int sn_flush_interval_ms;
 int sn_handler_timeout_ms;
 int sn_idempotency_retention;
 int sn_maintenance_interval_ms;
@@ -41,8 +43,13 @@ int sn_metric_series_max;
 bool sn_metrics_include_tenant_id;
 int sn_outbox_rotation_period_ms;
 int sn_pending_max;
+int sn_rate_limit_slots;
+pg_tz *sn_rate_limit_time_zone;
+TimestampTz sn_test_clock;
 
 static int event_log_mode;
+static char *rate_limit_time_zone;
+static char *test_clock;
 
 typedef struct BoolSetting
 {
@@ -73,6 +80,8 @@ typedef struct StringSetting
 	int flags;
 	GucContext context;
 	const char *description;
+	GucStringCheckHook check;
+	GucStringAssignHook assign;
 } StringSetting;
 
 static const BoolSetting bool_settings[] = {
@@ -91,6 +100,8 @@ static const IntSetting int_settings[] = {
 	 "Ends a transaction that has emitted and is idle for this long, since it holds the outbox; 0 never ends one."},
 	{"sentinai.event_retention", &sn_event_retention, 30 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
 	 "How long event_log is kept; whole days go at once."},
+	{"sentinai.flush_interval", &sn_flush_interval_ms, 1000, 10, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SIGHUP,
+	 "How often the counts of rate limits are written to rate_limit_usage: what a crash may forget."},
 	{"sentinai.handler_timeout", &sn_handler_timeout_ms, 30 * 1000, 1, 60 * 60 * 1000, GUC_UNIT_MS, PGC_SUSET,
 	 "Longest time of one call of a handler that has no time of its own."},
 	{"sentinai.idempotency_retention", &sn_idempotency_retention, SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
@@ -107,11 +118,62 @@ static const IntSetting int_settings[] = {
 	 "How long rows are written to one table of the outbox before the next one's turn."},
 	{"sentinai.pending_max", &sn_pending_max, 100000, 1, INT_MAX, 0, PGC_SUSET,
 	 "Number of waiting events of a worker type above which no further records are read."},
+	{"sentinai.rate_limit_slots", &sn_rate_limit_slots, 100000, 1000, 100000000, 0, PGC_POSTMASTER,
+	 "Number of pairs of tenant and limit type that shared memory counts at once."},
 };
+
+static bool
+time_zone_check(char **newval, void **extra, GucSource source)
+{
+	pg_tz *zone = pg_tzset(*newval);
+
+	if (zone == NULL || !pg_tz_acceptable(zone))
+	{
+		GUC_check_errdetail("\"%s\" is not a time zone.", *newval);
+		return false;
+	}
+	*extra = malloc(sizeof(pg_tz *));
+	if (*extra == NULL)
+		return false;
+	*(pg_tz **) *extra = zone;
+	return true;
+}
+
+static void
+time_zone_assign(const char *newval, void *extra)
+{
+	sn_rate_limit_time_zone = *(pg_tz **) extra;
+}
+
+/* Empty: the real clock. */
+static bool
+test_clock_check(char **newval, void **extra, GucSource source)
+{
+	TimestampTz clock = 0;
+
+	if (**newval != '\0')
+		clock = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(*newval),
+														ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	*extra = malloc(sizeof(TimestampTz));
+	if (*extra == NULL)
+		return false;
+	*(TimestampTz *) *extra = clock;
+	return true;
+}
+
+static void
+test_clock_assign(const char *newval, void *extra)
+{
+	sn_test_clock = *(TimestampTz *) extra;
+}
 
 static const StringSetting string_settings[] = {
 	{"sentinai.databases", &sn_databases, "", GUC_LIST_INPUT, PGC_SIGHUP,
-	 "Names of the databases that get a maintenance worker once they are active; empty: all."},
+	 "Names of the databases that get a maintenance worker once they are active; empty: all.", NULL, NULL},
+	{"sentinai.rate_limit_time_zone", &rate_limit_time_zone, "UTC", 0, PGC_SIGHUP,
+	 "Whose midnight begins a window of a day.", time_zone_check, time_zone_assign},
+	{"sentinai.test_clock", &test_clock, "", GUC_NOT_IN_SAMPLE, PGC_SUSET,
+	 "For tests: the time that limits go by; empty: now.", test_clock_check, test_clock_assign},
 };
 
 static void
@@ -140,8 +202,8 @@ sn_guc_define(void)
 	{
 		const StringSetting *s = &string_settings[i];
 
-		DefineCustomStringVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, s->flags, NULL,
-								   NULL, NULL);
+		DefineCustomStringVariable(s->name, s->description, NULL, s->variable, s->boot, s->context, s->flags, s->check,
+								   s->assign, NULL);
 	}
 	DefineCustomEnumVariable("sentinai.event_log_mode", "What event_log keeps: every event, or only those that failed.",
 							 NULL, &event_log_mode, SN_EVENT_LOG_FULL, event_log_modes, PGC_SIGHUP, 0, NULL,

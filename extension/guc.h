@@ -7,6 +7,9 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+#include "pgtime.h"
+
 extern bool sn_allow_future_schema;
 extern char *sn_databases; /* list of names; empty: all */
 extern int sn_dedupe_generation_rows;
@@ -14,6 +17,7 @@ extern int sn_dedupe_window; /* seconds */
 extern int sn_emit_idle_timeout_ms;
 extern const char *sn_event_log_mode; /* "full" or "failures" */
 extern int sn_event_retention;		  /* seconds */
+extern int sn_flush_interval_ms;
 extern int sn_handler_timeout_ms;
 extern int sn_idempotency_retention;
 extern int sn_maintenance_interval_ms;
@@ -23,6 +27,9 @@ extern int sn_metric_series_max;
 extern bool sn_metrics_include_tenant_id;
 extern int sn_outbox_rotation_period_ms;
 extern int sn_pending_max;
+extern int sn_rate_limit_slots;
+extern pg_tz *sn_rate_limit_time_zone;
+extern TimestampTz sn_test_clock; /* 0: the real clock */
 
 extern void sn_guc_define(void);
 

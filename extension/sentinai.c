@@ -13,6 +13,7 @@
 #include "launcher.h"
 #include "metrics.h"
 #include "outbox.h"
+#include "rate_limit.h"
 #include "retry.h"
 #include "shmem.h"
 #include "utility.h"
@@ -42,6 +43,7 @@ _PG_init(void)
 	sn_worker_type_init();
 	sn_emit_init();
 	sn_retry_init();
+	sn_rate_limit_install();
 
 	/* pg_upgrade copies rows; nothing of ours may write meanwhile. */
 	if (!IsBinaryUpgrade)

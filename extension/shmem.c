@@ -10,6 +10,7 @@
 
 #include "circuit.h"
 #include "metrics.h"
+#include "rate_limit_slot.h"
 #include "shmem.h"
 
 SnShared *sn_shared;
@@ -32,7 +33,9 @@ shmem_request(void)
 	RequestAddinShmemSpace(shared_size());
 	RequestAddinShmemSpace(sn_metrics_shmem_size());
 	RequestAddinShmemSpace(sn_circuit_shmem_size());
+	RequestAddinShmemSpace(sn_slot_shmem_size());
 	RequestNamedLWLockTranche("sentinai", 3);
+	sn_slot_request_locks();
 }
 
 static void
@@ -67,6 +70,7 @@ shmem_startup(void)
 		shared_init(sn_shared);
 	sn_metrics_shmem_init();
 	sn_circuit_shmem_init(&GetNamedLWLockTranche("sentinai")[2].lock);
+	sn_slot_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

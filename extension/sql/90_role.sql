@@ -81,7 +81,16 @@ BEGIN
 				'error_class_list', 'dedupe_status']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close',
-				'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon'])
+				'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
+			-- Rate limits: whoever serves tenants asks; setting them is the admin's.
+			('sentinai_handler', ARRAY['rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch',
+				'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
+			('sentinai_tenant_handler', ARRAY['rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch',
+				'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
+			('sentinai_viewer', ARRAY['rate_limit_peek', 'rate_limit_body', 'rate_limit_state', 'rate_limit_list', 'rate_limit_usage',
+				'rate_limit_slot_stats']),
+			('sentinai_operator', ARRAY['rate_limit_check', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce',
+				'rate_limit_refund', 'rate_limit_reset'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -119,7 +128,9 @@ BEGIN
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
 				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
-				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'exceptions', 'exception', 'exception_event'])
+				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
+				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'exceptions', 'exception',
+				'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2
 	LOOP

@@ -115,8 +115,10 @@ $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wai
 SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g
 	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
-$$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon'],
-	'a handler may call emit, fail and what keeps its work from happening twice');
+$$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon',
+		  'rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body',
+		  'rate_limit_refund'],
+	'a handler may call emit, fail and what keeps its work from happening twice, and ask about limits');
 
 SELECT is_empty($$
 	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
@@ -138,6 +140,7 @@ SELECT is_empty($$
 	 WHERE e.extname = 'sentinai' AND c.relkind IN ('r', 'p') AND NOT c.oid = ANY (e.extconfig)
 	   AND c.relname NOT IN (
 			'activation',			-- names this database; a copy of the database must not be active
+			'rate_limit_type',		-- what the script installed; changes stand in rate_limit_type_override
 			'retry_policy',			-- what the script installed; changes stand in retry_policy_override
 			'suspect',				-- what crashed that server is found out anew on another one
 			'worker_instance')		-- heartbeats, which come back within seconds

@@ -1,0 +1,49 @@
+/*
+ * rate_limit.h
+ *	  Charging a tenant's limits from C. The SQL functions are in rate_limit.c, the table of counts in rate_limit_slot.c.
+ */
+#ifndef SENTINAI_RATE_LIMIT_H
+#define SENTINAI_RATE_LIMIT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* How a limit stands after a call. */
+typedef struct SnRateLimit
+{
+	bool known; /* tenant and limit type are known; if not, nothing else is set */
+	bool enabled;
+	bool allowed; /* what was asked for was granted, all of it; of sn_rate_limit_available(): one unit would be */
+	int64 limit;
+	int window_seconds; /* 86400: the calendar day */
+	int64 granted;		/* of the window that ends now */
+	int64 refused;		/* of the same; never decides */
+	int64 remaining;
+	int64 retry_after_us; /* until what was refused fits, if nobody else comes; 0: it was granted */
+	TimestampTz reset_at; /* when it fits; if it was granted: the end of the running window */
+} SnRateLimit;
+
+/* The clock of limits and of what is due: sentinai.test_clock where it is set. */
+extern TimestampTz sn_now(void);
+
+/*
+ * Charges up to n units, as many as there are (0 .. n), and returns how many; they are given back when the current
+ * (sub)transaction aborts. What is not granted is not counted as refused: the caller defers it.
+ */
+extern int64
+sn_rate_limit_reserve(const char *tenant_id, const char *limit_type, int64 n, TimestampTz now, SnRateLimit *state);
+
+/* How many units would be granted now. Charges nothing. */
+extern int64
+sn_rate_limit_available(const char *tenant_id, const char *limit_type, TimestampTz now, SnRateLimit *state);
+
+/*
+ * A place at the end of the slot's queue: when one more unit has its turn at the tenant's rate, behind all places that
+ * were handed out before. The place is given back when the current (sub)transaction aborts. now: where nothing limits.
+ */
+extern TimestampTz sn_rate_limit_appoint(const char *tenant_id, const char *limit_type, TimestampTz now);
+
+extern void sn_rate_limit_install(void);
+
+#endif /* SENTINAI_RATE_LIMIT_H */
