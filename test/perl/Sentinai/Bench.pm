@@ -53,10 +53,10 @@ sub goal_of
 {
 	my ($figure) = @_;
 	my ($comparison, $value) = split ' ', $figure->{goal} // return '';
-	my $met = $comparison eq '>=' ? $figure->{median} >= $value : $figure->{median} < $value;
+	my $met = $comparison eq '>=' ? $figure->{median} >= $value : $figure->{median} <= $value;
 
 	$figure->{met} = $met ? JSON::PP::true : JSON::PP::false;
-	return "goal $figure->{goal}" . ($met ? '' : ', missed');
+	return "goal $figure->{goal}, " . ($met ? 'met' : 'missed');
 }
 
 sub machine
