@@ -236,12 +236,12 @@ sub logged_and_claimed
 	return;
 }
 
-# Index entries written an event since pg_stat_reset(), by sessions that have ended
+# Index entries written an event since pg_stat_reset(), by sessions that have ended; the partial indexes are of what is rare
 sub index_entries
 {
 	my ($self, $n) = @_;
 	return $self->{t}->sql(
-		"SELECT sum((n_tup_ins + n_tup_upd - n_tup_hot_upd) * (SELECT count(*) FROM pg_index WHERE indrelid = relid)) / $n.0
+		"SELECT sum((n_tup_ins + n_tup_upd - n_tup_hot_upd) * (SELECT count(*) FROM pg_index WHERE indrelid = relid AND indpred IS NULL)) / $n.0
 		   FROM pg_stat_all_tables WHERE schemaname = 'sentinai'");
 }
 
