@@ -39,6 +39,7 @@
 
 #include "guc.h"
 #include "launcher.h"
+#include "rate_limit_slot.h"
 #include "maintenance.h"
 
 /* The list of databases is compared with pg_database this often. */
@@ -155,6 +156,8 @@ sn_launcher_release(Oid database, bool dropped)
 	}
 	launcher_wake();
 	LWLockRelease(sn_shared->launcher_lock);
+	if (dropped)
+		sn_slot_forget_database(database);
 }
 
 /* ---- the list ---- */

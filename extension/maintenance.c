@@ -37,8 +37,9 @@
 typedef struct Duty
 {
 	const char *name;
-	const char *sql; /* returns one text: NULL, or why something is left undone */
-	int interval_ms; /* at least sentinai.maintenance_interval */
+	const char *sql;	/* returns one text: NULL, or why something is left undone */
+	int interval_ms;	/* at least sentinai.maintenance_interval */
+	const int *setting; /* the interval instead, where it is one */
 } Duty;
 
 static const Duty duties[] = {
@@ -50,6 +51,8 @@ static const Duty duties[] = {
 	{"event_log_partitions", "SELECT sentinai.event_log_partitions()", 60 * 1000},
 	{"event_log_retention", "SELECT sentinai.event_log_retain()", 60 * 1000},
 	{"idempotency_retention", "SELECT sentinai.idempotency_retain()", 1000},
+	{"rate_limit_flush", "SELECT sentinai.rate_limit_flush()", 0, &sn_flush_interval_ms},
+	{"rate_limit_retention", "SELECT sentinai.rate_limit_retain()", 60 * 60 * 1000},
 	{"worker_instances", "SELECT sentinai.worker_instance_clean()", 60 * 1000},
 };
 
@@ -227,6 +230,8 @@ note_error(int duty)
 static void
 duty_run(int i)
 {
+	int interval_ms = duties[i].setting ? *duties[i].setting : duties[i].interval_ms;
+
 	PG_TRY();
 	{
 		set_duty_status(i, run_query(duties[i].sql));
@@ -238,8 +243,7 @@ duty_run(int i)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	next_run[i] =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(duties[i].interval_ms, sn_maintenance_interval_ms));
+	next_run[i] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(interval_ms, sn_maintenance_interval_ms));
 }
 
 static void

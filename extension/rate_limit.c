@@ -33,6 +33,7 @@
 #include "guc.h"
 #include "rate_limit.h"
 #include "rate_limit_config.h"
+#include "rate_limit_save.h"
 #include "rate_limit_slot.h"
 
 /* One call about one limit. Between call_begin() and call_end() the slot's partition is locked. */
@@ -45,6 +46,7 @@ typedef struct Call
 	TimestampTz now;
 
 	SnSlotKey key;
+	int counter;
 	SnSlot *slot;	 /* shared, of this transaction, or the next */
 	SnSlot unshared; /* where there is no slot and none is to be made, or no room for one */
 	bool no_room;
@@ -204,6 +206,7 @@ call_begin(Call *call, bool make)
 		SnLimitRead read;
 
 		CHECK_FOR_INTERRUPTS();
+		call->counter = type->counter;
 		sn_slot_key(&call->key, type->incarnation, type->id, call->tenant_id, call->tenant_len);
 		if (call_find(call))
 			break;
@@ -270,8 +273,9 @@ call_refuse(Call *call, int64 n)
 		sn_slot_changed(&call->key, shared ? shared : call->slot);
 }
 
+/* Units that would be granted now, where that many were granted in the window that ends now. */
 static int64
-call_remaining(const Call *call)
+call_remaining(const Call *call, int64 granted)
 {
 	const SnSlot *slot = call->slot;
 
@@ -279,13 +283,19 @@ call_remaining(const Call *call)
 		return slot->limit;
 	if (call->no_room)
 		return 0;
-	return Max(slot->limit - sn_window_granted(&slot->window, call->now), 0);
+	return Max(slot->limit - granted, 0);
+}
+
+static int64
+call_available(const Call *call)
+{
+	return call_remaining(call, sn_window_granted(&call->slot->window, call->now));
 }
 
 static bool
 call_fits(const Call *call, int64 n)
 {
-	return !call->slot->enabled || n <= call_remaining(call);
+	return !call->slot->enabled || n <= call_available(call);
 }
 
 /* Where a full table refuses, nobody knows when there will be room: the next second. */
@@ -310,7 +320,7 @@ call_state(const Call *call, int64 n, bool allowed, SnRateLimit *state)
 	state->window_seconds = slot->seconds;
 	state->granted = sn_window_granted(&slot->window, call->now);
 	state->refused = sn_window_refused(&slot->window, call->now);
-	state->remaining = call_remaining(call);
+	state->remaining = call_remaining(call, state->granted);
 	state->reset_at = allowed ? sn_window_end(&slot->window) : call_fits_at(call, n);
 	state->retry_after_us = allowed ? 0 : Max(state->reset_at - call->now, 1);
 }
@@ -457,7 +467,7 @@ sn_rate_limit_reserve(const char *tenant_id, const char *limit_type, int64 n, Ti
 	taken_prepare();
 	if (!begin_for(&call, tenant_id, limit_type, now, state))
 		return 0;
-	granted = call.slot->enabled ? Min(n, call_remaining(&call)) : n;
+	granted = call.slot->enabled ? Min(n, call_available(&call)) : n;
 	call_grant(&call, granted);
 	if (call.slot->enabled)
 		taken_add(&call, granted, 0);
@@ -508,6 +518,7 @@ void
 sn_rate_limit_install(void)
 {
 	sn_limit_config_install();
+	sn_limit_flush_install();
 	RegisterXactCallback(on_xact_end, NULL);
 	RegisterSubXactCallback(on_subxact_end, NULL);
 }
@@ -523,6 +534,7 @@ PG_FUNCTION_INFO_V1(sn_rate_limit_enforce);
 PG_FUNCTION_INFO_V1(sn_rate_limit_body);
 PG_FUNCTION_INFO_V1(sn_rate_limit_state);
 PG_FUNCTION_INFO_V1(sn_rate_limit_slot_stats);
+PG_FUNCTION_INFO_V1(sn_rate_limit_counts);
 
 static void
 raise_null(const char *name)
@@ -693,6 +705,8 @@ decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
 	call_end(call);
 	if (above)
 		raise_above_limit(call, cost, state);
+	if (!peek)
+		sn_slot_count(call->counter, free_pass ? SN_LIMIT_BYPASSED : fits ? SN_LIMIT_ALLOWED : SN_LIMIT_REFUSED);
 }
 
 /* allowed, limit, current, remaining, retry_after, reset_at */
@@ -952,6 +966,10 @@ decide_all(Call *calls, const int64 *costs, SnRateLimit *states, int n, int *abo
 		else if (!fits && *above < 0)
 			call_refuse(&calls[i], costs[i]);
 		call_state(&calls[i], costs[i], fits, &states[i]);
+		if (*above < 0)
+			sn_slot_count(calls[i].counter, free_pass ? SN_LIMIT_BYPASSED
+											: all_fit ? SN_LIMIT_ALLOWED
+													  : SN_LIMIT_REFUSED);
 		if (is_tighter(&states[i], &states[tightest]))
 			tightest = i;
 	}
@@ -1047,14 +1065,14 @@ sn_rate_limit_check_batch(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* rate_limit_slot_stats() returns (slots, used, evicted, full) */
+/* rate_limit_slot_stats() returns (slots, used, evicted, full, full_at) */
 Datum
 sn_rate_limit_slot_stats(PG_FUNCTION_ARGS)
 {
 	TupleDesc desc;
 	SnSlotStats stats;
-	Datum values[4];
-	bool nulls[4] = {false};
+	Datum values[5];
+	bool nulls[5] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "rate_limit_slot_stats: the result is no row");
@@ -1063,5 +1081,30 @@ sn_rate_limit_slot_stats(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(stats.used);
 	values[2] = Int64GetDatum(stats.evicted);
 	values[3] = Int64GetDatum(stats.full);
+	values[4] = TimestampTzGetDatum(stats.full_at);
+	nulls[4] = stats.full_at == 0;
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/* rate_limit_counts() returns setof (limit_type, allowed, refused, bypassed) */
+Datum
+sn_rate_limit_counts(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const SnLimitType *types;
+	int n;
+
+	InitMaterializedSRF(fcinfo, 0);
+	types = sn_limit_types(&n);
+	for (int i = 0; i < n; i++)
+	{
+		Datum values[1 + SN_LIMIT_RESULTS];
+		bool nulls[1 + SN_LIMIT_RESULTS] = {false};
+
+		values[0] = PointerGetDatum(cstring_to_text_with_len(types[i].name, types[i].len));
+		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
+			values[1 + result] = Int64GetDatum(sn_slot_counted(types[i].counter, result));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

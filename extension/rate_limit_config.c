@@ -176,6 +176,7 @@ types_add(const char *name, int len, int32 id)
 	type->len = len;
 	type->id = id;
 	type->incarnation = table_oids[TABLE_TYPE];
+	type->counter = sn_slot_counter(type->incarnation, id);
 }
 
 static void
@@ -240,7 +241,16 @@ sn_limit_type(const char *name, int len)
 	return types_find(name, len);
 }
 
-/* The names of all types, for a hint. */
+/* All types there are now. */
+const SnLimitType *
+sn_limit_types(int *n)
+{
+	types_read();
+	*n = n_types;
+	return types;
+}
+
+/* Their names, for a hint. */
 void
 sn_limit_types_append(StringInfo out)
 {

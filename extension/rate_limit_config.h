@@ -34,9 +34,11 @@ typedef struct SnLimitType
 	int len;
 	int32 id;
 	Oid incarnation;
+	int counter;
 } SnLimitType;
 
 extern const SnLimitType *sn_limit_type(const char *name, int len);
+extern const SnLimitType *sn_limit_types(int *n);
 extern void sn_limit_types_append(StringInfo out);
 extern SnLimitLookup sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result);
 extern bool sn_limit_private(void);

@@ -25,6 +25,7 @@
 #include "storage/shmem.h"
 
 #include "guc.h"
+#include "rate_limit_save.h"
 #include "rate_limit_slot.h"
 
 #define PARTITIONS 128
@@ -47,17 +48,33 @@ typedef struct Partition
 	int32 used;
 	uint64 evicted;
 	uint64 full;
-	char pad[32]; /* a cache line each */
+	TimestampTz full_at;
+	char pad[24]; /* a cache line each */
 } Partition;
+
+/* More types than this in the active databases share the last one's counter. */
+#define COUNTERS 256
+
+/* A limit type of a database. Name: the lock of counters. */
+typedef struct Counter
+{
+	Oid database; /* InvalidOid: free */
+	Oid incarnation;
+	int32 type_id;
+	pg_atomic_uint64 results[SN_LIMIT_RESULTS];
+	char pad[24]; /* a cache line each */
+} Counter;
 
 typedef struct Table
 {
 	pg_atomic_uint32 database_generation[DATABASE_GENERATIONS];
 	pg_atomic_uint32 tenant_generation[TENANT_GENERATIONS];
 	Partition partitions[PARTITIONS];
+	Counter counters[COUNTERS];
 } Table;
 
 StaticAssertDecl(sizeof(Partition) == 64, "a partition is a cache line");
+StaticAssertDecl(sizeof(Counter) == 64, "a counter is a cache line");
 StaticAssertDecl(sizeof(SnSlot) == 168, "docs/rate-limits.md tells the size of a slot");
 
 static Table *table;
@@ -103,7 +120,7 @@ sn_slot_shmem_size(void)
 void
 sn_slot_request_locks(void)
 {
-	RequestNamedLWLockTranche(TRANCHE, PARTITIONS);
+	RequestNamedLWLockTranche(TRANCHE, PARTITIONS + 1);
 }
 
 static void
@@ -113,6 +130,9 @@ table_init(void)
 		pg_atomic_init_u32(&table->database_generation[i], 0);
 	for (int i = 0; i < TENANT_GENERATIONS; i++)
 		pg_atomic_init_u32(&table->tenant_generation[i], 0);
+	for (int i = 0; i < COUNTERS; i++)
+		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
+			pg_atomic_init_u64(&table->counters[i].results[result], 0);
 }
 
 /* Shared memory comes zeroed: an empty table. */
@@ -133,9 +153,17 @@ sn_slot_shmem_init(void)
 	locks = GetNamedLWLockTranche(TRANCHE);
 	if (!found)
 		table_init();
+	if (!found && !IsUnderPostmaster)
+		sn_limit_save_install();
 }
 
 /* ---- names ---- */
+
+static uint64
+hash_tenant(Oid database, const char *tenant_id, int len)
+{
+	return hash_bytes_extended((const unsigned char *) tenant_id, len, database);
+}
 
 void
 sn_slot_key(SnSlotKey *key, Oid incarnation, int32 type_id, const char *tenant_id, int tenant_len)
@@ -144,7 +172,15 @@ sn_slot_key(SnSlotKey *key, Oid incarnation, int32 type_id, const char *tenant_i
 	key->type_id = type_id;
 	key->tenant_id = tenant_id;
 	key->tenant_len = tenant_len;
-	key->hash = hash_bytes_extended((const unsigned char *) tenant_id, tenant_len, MyDatabaseId);
+	key->hash = hash_tenant(MyDatabaseId, tenant_id, tenant_len);
+}
+
+/* The name of a slot, or of a copy of one, as long as that stays. */
+void
+sn_slot_key_of(SnSlotKey *key, const SnSlot *slot)
+{
+	sn_slot_key(key, slot->incarnation, slot->type_id, slot->tenant_id, slot->tenant_len);
+	key->hash = hash_tenant(slot->database, slot->tenant_id, slot->tenant_len);
 }
 
 static int
@@ -348,6 +384,7 @@ sn_slot_make(const SnSlotKey *key, TimestampTz now)
 	if (link == NO_SLOT)
 	{
 		table->partitions[partition].full++;
+		table->partitions[partition].full_at = now;
 		return NULL;
 	}
 	slot = slot_at(partition, link);
@@ -372,8 +409,142 @@ sn_slot_changed(const SnSlotKey *key, const SnSlot *slot)
 	mark(partition_of(key), slot, true);
 }
 
+/* ---- counting calls ---- */
+
+/* Where calls of a limit type of this database are counted. */
+int
+sn_slot_counter(Oid incarnation, int32 type_id)
+{
+	LWLock *lock = &locks[PARTITIONS].lock;
+	int found = COUNTERS - 1;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	for (int i = COUNTERS - 2; i >= 0; i--)
+	{
+		Counter *c = &table->counters[i];
+
+		if (!OidIsValid(c->database))
+			found = i;
+		if (c->database != MyDatabaseId || c->incarnation != incarnation || c->type_id != type_id)
+			continue;
+		LWLockRelease(lock);
+		return i;
+	}
+	table->counters[found].database = MyDatabaseId;
+	table->counters[found].incarnation = incarnation;
+	table->counters[found].type_id = type_id;
+	LWLockRelease(lock);
+	return found;
+}
+
+void
+sn_slot_count(int counter, SnLimitResult result)
+{
+	pg_atomic_fetch_add_u64(&table->counters[counter].results[result], 1);
+}
+
+int64
+sn_slot_counted(int counter, SnLimitResult result)
+{
+	return pg_atomic_read_u64(&table->counters[counter].results[result]);
+}
+
+static void
+counters_forget(Oid database)
+{
+	LWLock *lock = &locks[PARTITIONS].lock;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	for (int i = 0; i < COUNTERS; i++)
+	{
+		Counter *c = &table->counters[i];
+
+		if (c->database != database)
+			continue;
+		c->database = InvalidOid;
+		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
+			pg_atomic_write_u64(&c->results[result], 0);
+	}
+	LWLockRelease(lock);
+}
+
 /* ---- all of them ---- */
 
+int
+sn_slot_partitions(void)
+{
+	return PARTITIONS;
+}
+
+int
+sn_slot_partition_slots(void)
+{
+	return n_slots;
+}
+
+/* Copies what is to be written down to out, which has room for all slots of a partition. */
+int
+sn_slot_take_dirty(int partition, Oid incarnation, SnSlot *out)
+{
+	uint64 *words = &dirty[(Size) partition * n_words];
+	int n = 0;
+
+	LWLockAcquire(&locks[partition].lock, LW_EXCLUSIVE);
+	for (int w = 0; w < n_words; w++)
+		for (uint64 bits = words[w]; bits != 0; bits &= bits - 1)
+		{
+			SnSlot *slot = slot_at(partition, w * 64 + pg_rightmost_one_pos64(bits) + 1);
+
+			if (slot->database != MyDatabaseId)
+				continue;
+			if (slot->incarnation == incarnation)
+				out[n++] = *slot;
+			mark(partition, slot, false);
+		}
+	LWLockRelease(&locks[partition].lock);
+	return n;
+}
+
+/* Copies all slots that are in use. */
+int
+sn_slot_copy(int partition, SnSlot *out)
+{
+	int n = 0;
+
+	LWLockAcquire(&locks[partition].lock, LW_SHARED);
+	for (int32 link = 1; link <= table->partitions[partition].fresh; link++)
+		if (OidIsValid(slot_at(partition, link)->database))
+			out[n++] = *slot_at(partition, link);
+	LWLockRelease(&locks[partition].lock);
+	return n;
+}
+
+/* Puts back a slot that was saved, at start, when nobody else is there. False: there is no room. */
+bool
+sn_slot_restore(const SnSlot *saved)
+{
+	SnSlotKey key;
+	int partition;
+	int32 *chain;
+	SnSlot *slot;
+
+	sn_slot_key_of(&key, saved);
+	partition = partition_of(&key);
+	if (table->partitions[partition].fresh == n_slots)
+		return false;
+	slot = slot_at(partition, ++table->partitions[partition].fresh);
+	*slot = *saved;
+	slot->hash = slot_hash(&key);
+	slot->generation = 0;
+	chain = chain_of(partition, slot->hash);
+	slot->next = *chain;
+	*chain = link_of(partition, slot);
+	table->partitions[partition].used++;
+	mark(partition, slot, true);
+	return true;
+}
+
+/* The database is gone, and with it its slots. */
 void
 sn_slot_forget_database(Oid database)
 {
@@ -385,6 +556,7 @@ sn_slot_forget_database(Oid database)
 				slot_release(partition, slot_at(partition, link));
 		LWLockRelease(&locks[partition].lock);
 	}
+	counters_forget(database);
 }
 
 void
@@ -400,6 +572,7 @@ sn_slot_stats(SnSlotStats *stats)
 		stats->used += p->used;
 		stats->evicted += p->evicted;
 		stats->full += p->full;
+		stats->full_at = Max(stats->full_at, p->full_at);
 		LWLockRelease(&locks[partition].lock);
 	}
 }

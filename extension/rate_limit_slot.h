@@ -59,16 +59,18 @@ typedef struct SnSlot
 
 typedef struct SnSlotStats
 {
-	int64 slots;   /* there are */
-	int64 used;	   /* hold a tenant's counts */
-	int64 evicted; /* idle ones that made room */
-	int64 full;	   /* calls that found no room */
+	int64 slots;		 /* there are */
+	int64 used;			 /* hold a tenant's counts */
+	int64 evicted;		 /* idle ones that made room */
+	int64 full;			 /* calls that found no room */
+	TimestampTz full_at; /* the last of them; 0: there was none */
 } SnSlotStats;
 
 extern Size sn_slot_shmem_size(void);
 extern void sn_slot_shmem_init(void);
 extern void sn_slot_request_locks(void);
 
+extern void sn_slot_key_of(SnSlotKey *key, const SnSlot *slot);
 extern void sn_slot_key(SnSlotKey *key, Oid incarnation, int32 type_id, const char *tenant_id, int tenant_len);
 extern uint32 sn_slot_generation(uint64 hash);
 extern void sn_slot_invalidate(uint64 hash);
@@ -84,6 +86,29 @@ extern SnSlot *sn_slot_find(const SnSlotKey *key);
 extern SnSlot *sn_slot_make(const SnSlotKey *key, TimestampTz now);
 extern void sn_slot_free(const SnSlotKey *key, SnSlot *slot);
 extern void sn_slot_changed(const SnSlotKey *key, const SnSlot *slot);
+
+/* How calls of a limit type ended, since the server started. */
+typedef enum SnLimitResult
+{
+	SN_LIMIT_ALLOWED,
+	SN_LIMIT_REFUSED,
+	SN_LIMIT_BYPASSED,
+	SN_LIMIT_RESULTS
+} SnLimitResult;
+
+extern int sn_slot_counter(Oid incarnation, int32 type_id);
+extern void sn_slot_count(int counter, SnLimitResult result);
+extern int64 sn_slot_counted(int counter, SnLimitResult result);
+
+/*
+ * All slots, a partition at a time: those of this call are copied out. Of the first function, what is to be written down
+ * of this database; it is taken as written, and slots of another incarnation are freed.
+ */
+extern int sn_slot_partitions(void);
+extern int sn_slot_partition_slots(void);
+extern int sn_slot_take_dirty(int partition, Oid incarnation, SnSlot *out);
+extern int sn_slot_copy(int partition, SnSlot *out);
+extern bool sn_slot_restore(const SnSlot *saved);
 
 extern void sn_slot_forget_database(Oid database);
 extern void sn_slot_stats(SnSlotStats *stats);

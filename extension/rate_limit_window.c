@@ -116,6 +116,8 @@ weighted(const SnWindow *window, int64 previous, TimestampTz now)
 
 	if (previous == 0 || left <= 0)
 		return 0;
+	if (previous < PG_INT64_MAX / (SN_WINDOW_DAY * USECS_PER_SEC) / 2) /* the usual case, without a wide division */
+		return (previous * left + length - 1) / length;
 	return (int64) (((int128) previous * left + length - 1) / length);
 }
 

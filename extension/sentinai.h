@@ -29,5 +29,6 @@
 #define SN_LOCK_ACTIVATION 0x534E4702 /* 0: activate(), and making partitions */
 #define SN_LOCK_PUBLISHER 0x534E4703  /* 0: session lock of the active publisher */
 #define SN_LOCK_SUSPECT 0x534E4704	  /* 0: shared by calls of consume(); exclusive: suspect.c */
+#define SN_LOCK_FLUSH 0x534E4705	  /* 0: writing the counts of rate limits down */
 
 #endif /* SENTINAI_H */

@@ -59,7 +59,7 @@ CREATE TABLE sentinai.rate_limit_since (
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.rate_limit_since', '');
 COMMENT ON TABLE sentinai.rate_limit_since IS
-	'Since when calls count: a limit that was reset, or enabled again, begins at zero there. Rows of the past go with rate_limit_flush().';
+	'Since when calls count: a limit that was reset, or enabled again, begins at zero there. Rows of the past go with rate_limit_retain().';
 COMMENT ON COLUMN sentinai.rate_limit_since.tenant_id IS 'The tenant; empty: all.';
 COMMENT ON COLUMN sentinai.rate_limit_since.since IS 'What was counted before this counts no more.';
 
@@ -187,7 +187,7 @@ CREATE FUNCTION sentinai.rate_limit_restart(tenant_id text, limit_type text) RET
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	INSERT INTO sentinai.rate_limit_since AS s (tenant_id, limit_type, since) VALUES ($1, $2, clock_timestamp())
-	ON CONFLICT ON CONSTRAINT rate_limit_since_pkey DO UPDATE SET since = greatest(excluded.since, s.since)
+	ON CONFLICT ON CONSTRAINT rate_limit_since_pkey DO UPDATE SET since = greatest(excluded.since, s.since + interval '1 us')
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_restart(text, text) IS
 	'Internal: from COMMIT on the limit of a tenant (empty: of all) counts from zero.';
@@ -279,11 +279,59 @@ CREATE FUNCTION sentinai.rate_limit_state(tenant_id text, limit_type text,
 COMMENT ON FUNCTION sentinai.rate_limit_state(text, text) IS
 	'Internal: how a limit stands, for lists: what was granted and refused in the window that ends now, what remains, when the running window ends. Errors: SN001, SN004, SN041.';
 
-CREATE FUNCTION sentinai.rate_limit_slot_stats(OUT slots bigint, OUT used bigint, OUT evicted bigint, OUT "full" bigint)
+CREATE FUNCTION sentinai.rate_limit_slot_stats(OUT slots bigint, OUT used bigint, OUT evicted bigint, OUT "full" bigint,
+		OUT full_at timestamptz)
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_rate_limit_slot_stats';
 COMMENT ON FUNCTION sentinai.rate_limit_slot_stats() IS
-	'The table in shared memory, of all databases: slots there are, slots in use, idle ones that were evicted for others, and calls that found no room.';
+	'The table in shared memory, of all databases: slots there are, slots in use, idle ones that were evicted for others, calls that found no room, and when the last of them did.';
+
+CREATE FUNCTION sentinai.rate_limit_counts(OUT limit_type text, OUT allowed bigint, OUT refused bigint, OUT bypassed bigint)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_rate_limit_counts';
+COMMENT ON FUNCTION sentinai.rate_limit_counts() IS
+	'Calls of rate_limit_check() and its like in this database since the server started: allowed, refused, and of admins, whom nothing limits.';
+
+-- ---- what a crash leaves ----
+
+CREATE FUNCTION sentinai.rate_limit_write() RETURNS bigint
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_rate_limit_write';
+COMMENT ON FUNCTION sentinai.rate_limit_write() IS
+	'Internal: writes the counts that have changed to rate_limit_usage. Returns how many; NULL: another session is doing so.';
+
+CREATE FUNCTION sentinai.rate_limit_flush() RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF sentinai.rate_limit_write() IS NULL THEN
+		RETURN 'the counts of rate limits could not be written: another session is doing so';
+	END IF;
+	RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+	RETURN 'the counts of rate limits could not be written: rows of rate_limit_usage are locked';
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_flush() IS
+	'Duty: writes the counts that have changed to rate_limit_usage, every sentinai.flush_interval. Returns NULL, or why it could not.';
+
+-- No window is longer than a day, and no count matters for longer than two.
+CREATE FUNCTION sentinai.rate_limit_retain() RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	DELETE FROM sentinai.rate_limit_usage u WHERE u.updated_at < now() - interval '3 days' AND u.appointment < now();
+	DELETE FROM sentinai.rate_limit_since s WHERE s.since < now() - interval '4 days';
+	RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+	RETURN 'counts of the past could not be deleted: their rows are locked';
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_retain() IS
+	'Duty: deletes counts of the past that decide nothing any more. Returns NULL, or why it could not.';
 
 -- ---- limits ----
 

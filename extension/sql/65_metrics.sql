@@ -154,6 +154,20 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		|| coalesce((SELECT string_agg(format(E'kafka_consumer_position{group_id="%s",topic="%s",partition="%s"} %s\n',
 											  sentinai.metric_label(group_id), sentinai.metric_label(topic), partition, next_offset), ''
 									   ORDER BY group_id, topic, partition) FROM sentinai.kafka_offset), '')
+		|| sentinai.metric_head('rate_limit_checks_total', 'counter', 'Questions about limits, by answer.')
+		|| (SELECT string_agg(format(E'rate_limit_checks_total{limit_type="%s",result="%s"} %s\n', c.limit_type, r.result, r.n), ''
+							  ORDER BY c.limit_type, r.result)
+			  FROM sentinai.rate_limit_counts() c,
+				   LATERAL (VALUES ('allowed', c.allowed), ('refused', c.refused), ('bypassed', c.bypassed)) AS r (result, n))
+		|| (SELECT sentinai.metric_head('rate_limit_slots', 'gauge', 'Pairs of tenant and limit type that shared memory has room for.')
+				   || format(E'rate_limit_slots %s\n', s.slots)
+				   || sentinai.metric_head('rate_limit_slots_used', 'gauge', 'Pairs of tenant and limit type that shared memory counts.')
+				   || format(E'rate_limit_slots_used %s\n', s.used)
+				   || sentinai.metric_head('rate_limit_evicted_total', 'counter', 'Idle pairs that made room for others.')
+				   || format(E'rate_limit_evicted_total %s\n', s.evicted)
+				   || sentinai.metric_head('rate_limit_full_total', 'counter', 'Questions about limits for which shared memory had no room.')
+				   || format(E'rate_limit_full_total %s\n', s."full")
+			  FROM sentinai.rate_limit_slot_stats() s)
 		|| sentinai.metric_head('metrics_dropped_total', 'counter', 'Events that were not counted for want of room in shared memory.')
 		|| format(E'metrics_dropped_total %s\n', sentinai.metric_dropped())
 $$;

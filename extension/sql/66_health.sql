@@ -187,6 +187,11 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 								  WHERE w.name = s.worker_type AND k.topic = s.topic AND k.partition = s.partition
 									AND k.next_offset > s.kafka_offset) END
 	UNION ALL
+	SELECT 'rate_limit_full', format('shared memory has no room for the counts of more than %s pairs of tenant and limit type: %s questions about limits found none, the last at %s',
+									 s.slots, s."full", s.full_at),
+		   'Raise sentinai.rate_limit_slots and restart the server. Until then rate_limit_type.when_full decides: open grants, closed refuses.'
+	  FROM sentinai.rate_limit_slot_stats() s WHERE s.full_at > clock_timestamp() - interval '5 min'
+	UNION ALL
 	SELECT 'pending_full', format('%s events of worker type %s wait, sentinai.pending_max is %s', p.n, p.worker_type,
 								  current_setting('sentinai.pending_max')),
 		   'event_why() says what an event waits for.'
