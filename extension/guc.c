@@ -13,6 +13,7 @@
 
 #include "guc.h"
 #include "point.h"
+#include "shmem.h"
 
 #define SN_DAY (24 * 60 * 60)
 
@@ -45,6 +46,10 @@ int sn_outbox_rotation_period_ms;
 int sn_pending_max;
 int sn_rate_limit_slots;
 pg_tz *sn_rate_limit_time_zone;
+int sn_report_max_range;
+int sn_report_retention;
+int sn_report_timeout_ms;
+int sn_report_workers;
 TimestampTz sn_test_clock;
 
 static int event_log_mode;
@@ -120,6 +125,14 @@ static const IntSetting int_settings[] = {
 	 "Number of waiting events of a worker type above which no further records are read."},
 	{"sentinai.rate_limit_slots", &sn_rate_limit_slots, 100000, 1000, 100000000, 0, PGC_POSTMASTER,
 	 "Number of pairs of tenant and limit type that shared memory counts at once."},
+	{"sentinai.report_max_range", &sn_report_max_range, 366 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "Longest period that one report may be about."},
+	{"sentinai.report_retention", &sn_report_retention, SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "How long the bytes of a completed report are kept."},
+	{"sentinai.report_timeout", &sn_report_timeout_ms, 60 * 60 * 1000, 100, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
+	 "Longest time that a report may take to read its rows."},
+	{"sentinai.report_workers", &sn_report_workers, 2, 0, SN_MAX_REPORT_WORKERS, 0, PGC_SIGHUP,
+	 "Number of reports that are made at once in a database; 0 leaves them waiting."},
 };
 
 static bool

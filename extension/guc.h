@@ -29,6 +29,10 @@ extern int sn_outbox_rotation_period_ms;
 extern int sn_pending_max;
 extern int sn_rate_limit_slots;
 extern pg_tz *sn_rate_limit_time_zone;
+extern int sn_report_max_range; /* seconds */
+extern int sn_report_retention; /* seconds */
+extern int sn_report_timeout_ms;
+extern int sn_report_workers;
 extern TimestampTz sn_test_clock; /* 0: the real clock */
 
 extern void sn_guc_define(void);

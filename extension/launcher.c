@@ -11,7 +11,7 @@
  * A connected worker would make DROP DATABASE and its like fail: those commands put a hold on the database first
  * (sn_launcher_hold, called by utility.c). A hold belongs to a backend and ends with it at the latest.
  *
- * What the workers do is in maintenance.c.
+ * What the workers do is in maintenance.c. Workers that make reports (report.c) are held in the same way.
  */
 #include "sentinai.h"
 
@@ -109,24 +109,33 @@ sn_launcher_name(Oid database)
 	LWLockRelease(sn_shared->launcher_lock);
 }
 
-/* True once no worker is attached to the database; asks it to end. */
+/* Asks a worker to end; true if there is one. */
+static bool
+end_worker(int pid)
+{
+	if (pid != 0)
+		kill(pid, SIGTERM);
+	return pid != 0;
+}
+
+/* True once no worker is attached to the database; asks them to end. */
 static bool
 hold_done(Oid database)
 {
 	SnDatabase *entry;
-	int pid = 0;
+	bool done = true;
 
 	LWLockAcquire(sn_shared->launcher_lock, LW_EXCLUSIVE);
 	entry = sn_launcher_find(database);
 	if (entry)
 	{
 		entry->hold_pid = MyProcPid;
-		pid = entry->worker_pid;
-		if (pid != 0)
-			kill(pid, SIGTERM);
+		done = !end_worker(entry->worker_pid);
+		for (int i = 0; i < SN_MAX_REPORT_WORKERS; i++)
+			done = !end_worker(entry->reports[i].pid) && done;
 	}
 	LWLockRelease(sn_shared->launcher_lock);
-	return pid == 0;
+	return done;
 }
 
 void

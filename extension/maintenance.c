@@ -46,6 +46,7 @@ static const Duty duties[] = {
 	{"outbox_idle", "SELECT sentinai.outbox_idle_end()", 1000},
 	{"outbox_rotation", "SELECT sentinai.outbox_rotate()", 1000},
 	{"dedupe_rotation", "SELECT sentinai.dedupe_rotate()", 1000},
+	{"reports", "SELECT sentinai.report_tend()", 1000},
 	{"dlq_lost", "SELECT nullif(count(*), count(*))::text FROM sentinai.dlq_lost_check()", 5 * 1000},
 	{"key_check", "SELECT nullif(n, n)::text FROM sentinai.key_check() n", 60 * 1000},
 	{"event_log_partitions", "SELECT sentinai.event_log_partitions()", 60 * 1000},

@@ -18,6 +18,7 @@
 /* More active databases than this in one cluster get no maintenance worker; the launcher says so. */
 #define SN_MAX_DATABASES 128
 #define SN_MAX_DUTIES 16
+#define SN_MAX_REPORT_WORKERS 16
 #define SN_DUTY_MESSAGE_LEN 256
 
 /* A slot without an emitting transaction. No id of the outbox is ever that large. */
@@ -54,6 +55,13 @@ typedef struct SnDutyStatus
 	char message[SN_DUTY_MESSAGE_LEN];
 } SnDutyStatus;
 
+/* A background worker that makes reports (report.c). */
+typedef struct SnReportWorker
+{
+	int pid;   /* 0: the place is free */
+	int64 seq; /* of audit_report: what it is making; 0: nothing yet */
+} SnReportWorker;
+
 /* A database on the launcher's list. All fields: launcher_lock. */
 typedef struct SnDatabase
 {
@@ -67,6 +75,7 @@ typedef struct SnDatabase
 	SnWorkerEnd outcome; /* of the last worker */
 	int first_duty;		 /* where a restarted worker begins, so that one failing duty doesn't starve the rest */
 	SnDutyStatus duties[SN_MAX_DUTIES];
+	SnReportWorker reports[SN_MAX_REPORT_WORKERS];
 } SnDatabase;
 
 typedef struct SnShared

@@ -35,6 +35,12 @@
 	X(SN_IDEMPOTENCY_IN_FLIGHT, "SN060", "idempotency_in_flight") \
 	X(SN_IDEMPOTENCY_MISMATCH, "SN061", "idempotency_mismatch") \
 	X(SN_IDEMPOTENCY_LEASE_LOST, "SN062", "idempotency_lease_lost") \
-	X(SN_IDEMPOTENCY_INCOMPLETE, "SN063", "idempotency_incomplete")
+	X(SN_IDEMPOTENCY_INCOMPLETE, "SN063", "idempotency_incomplete") \
+	X(SN_UNKNOWN_REPORT_TYPE, "SN070", "unknown_report_type") \
+	X(SN_REPORT_NOT_COMPLETED, "SN071", "report_not_completed") \
+	X(SN_REPORT_EXPIRED, "SN072", "report_expired") \
+	X(SN_REPORT_LINK_INVALID, "SN073", "report_link_invalid") \
+	X(SN_REPORT_INCOMPLETE, "SN074", "report_incomplete") \
+	X(SN_REPORT_TOO_LARGE, "SN075", "report_too_large")
 
 #endif /* SENTINAI_ERRCODES_H */

@@ -20,7 +20,8 @@ REGRESS = \
 	handle \
 	key_order \
 	circuit \
-	suspect
+	suspect \
+	report
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -59,7 +60,6 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
-	161_rate_limit_model \
 	185_report_pdf \
 	200_runbook \
 	210_docs \

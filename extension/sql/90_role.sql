@@ -90,7 +90,12 @@ BEGIN
 			('sentinai_viewer', ARRAY['rate_limit_peek', 'rate_limit_body', 'rate_limit_state', 'rate_limit_list', 'rate_limit_usage',
 				'rate_limit_slot_stats', 'rate_limit_counts']),
 			('sentinai_operator', ARRAY['rate_limit_check', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce',
-				'rate_limit_refund', 'rate_limit_reset'])
+				'rate_limit_refund', 'rate_limit_reset']),
+			-- Reports: a link works for whoever has it, so whoever serves HTTP may follow one.
+			('sentinai_viewer', ARRAY['report_status', 'report_list', 'report_stats', 'report_type_list', 'report_transitions',
+				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
+			('sentinai_operator', ARRAY['report_request', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
+				'report_retry', 'report_hold', 'report_release'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -129,7 +134,8 @@ BEGIN
 				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
-				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'exceptions', 'exception',
+				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',
+				'audit_report', 'report_history', 'report_manifest', 'exceptions', 'exception',
 				'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2

@@ -141,6 +141,7 @@ SELECT is_empty($$
 	   AND c.relname NOT IN (
 			'activation',			-- names this database; a copy of the database must not be active
 			'rate_limit_type',		-- what the script installed; changes stand in rate_limit_type_override
+			'report_key',			-- a secret: a copy of the database must not sign as this one
 			'retry_policy',			-- what the script installed; changes stand in retry_policy_override
 			'suspect',				-- what crashed that server is found out anew on another one
 			'worker_instance')		-- heartbeats, which come back within seconds
