@@ -5,7 +5,7 @@
 #   make install   into the server of PG_CONFIG and PREFIX/bin
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make check     everything that must hold, on clusters and brokers of its own
-#   make bench     figures;  make bench-limits  those of rate limits, beside Redis
+#   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  those of rate limits, beside Redis
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make torture-points   the same on the build with named points: whatever runs is killed at each of them
 #   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
@@ -32,7 +32,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-limits deps-bench torture torture-points fuzz lint format clean $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-limits deps-bench torture torture-points fuzz lint format clean $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -101,12 +101,16 @@ check-tap: deps all pg $(if $(ONLY),$(if $(filter 310_points,$(ONLY)),points),po
 bench: deps all pg
 	@perl -I test/perl test/bench/bench.pl
 
-# What only a comparison needs
+# What only comparisons need
 deps-bench:
 	@scripts/deps bench
 
 bench-limits: deps-bench all pg
 	@perl -I test/perl test/bench/limits.pl
+
+bench-peers: deps-bench all pg
+	@test/bench/peers/install
+	@perl -I test/perl test/bench/peers/peers.pl
 
 torture: deps all pg
 	@test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))

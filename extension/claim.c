@@ -5,11 +5,13 @@
  * Claims are rows of event_processing_log, inserted as "succeeded" into the newest generation, so that the happy path
  * writes once; failures are updated by settle. While a rotation is under way claims go into the previous generation as
  * well (there as shadows), so that two open batches always share a unique index; see generation.c for the rotation.
- * Whoever loses the insert is a duplicate, or an id_conflict where type or payload differ.
+ * Whoever loses the insert is a duplicate, or an id_conflict where type or payload differ. How rows get into the table of a
+ * generation is claim_table.c's.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "claim_table.h"
 #include "common/hashfn.h"
 #include "consume.h"
 #include "generation.h"
@@ -18,9 +20,6 @@
 #include "spi.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-
-/* Partitions of event_processing_log, by number. */
-#define SN_GENERATION_TABLE "event_processing_log_g%d"
 
 typedef struct IdentityEntry
 {
@@ -32,32 +31,22 @@ typedef struct IdentityEntry
 	SnWork *work;
 } IdentityEntry;
 
-/* The rotation's state, and the statements that were made for it. */
-typedef struct Generations
-{
-	int state_number;
-	int newest;
-	int previous_open; /* 0: none */
-	SnStatement insert_newest;
-	SnStatement insert_previous;
-	SnStatement look_up; /* in generations that are only read; sql NULL: there are none */
-	MemoryContext context;
-} Generations;
+/* The rotation's state, and the other live generations, which are only looked up. */
+static SnGenerations generations = {.state_number = -1};
+static int *closed_generations;
+static int n_closed_generations;
 
-static Generations generations = {.state_number = -1};
+/*
+ * Whether the last batch had duplicates. Then more may follow (a producer that repeats itself, a topic that is read again),
+ * and looking first leaves no dead rows behind, as losing an insert does.
+ */
+static bool look_first = false;
 
 static SnStatement read_generations = {
 	.sql =
 		"SELECT generation FROM sentinai.dedupe_generation WHERE generation NOT IN ($1, $2) ORDER BY generation DESC",
 	.n_args = 2,
 	.args = {INT4OID, INT4OID}};
-
-static SnStatement look_up_all = {
-	.sql = "SELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
-		   " JOIN sentinai.event_processing_log l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
-		   " AND l.worker_type = $4",
-	.n_args = 4,
-	.args = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}};
 
 static SnStatement waits_already = {
 	.sql = "SELECT FROM sentinai.event_pending WHERE tenant_id = $1 AND event_id = $2 AND worker_type = $3",
@@ -204,213 +193,101 @@ claim_reassigned(SnBatch *batch, SnWork *work)
 		work->outcome = SN_DUPLICATE;
 }
 
+/* As the indexes have it: neighbours meet the same pages. */
 static int
 compare_identity(const void *a, const void *b)
 {
 	const SnEvent *left = &(*(SnWork *const *) a)->event;
 	const SnEvent *right = &(*(SnWork *const *) b)->event;
-	int order = strcmp(left->tenant_id, right->tenant_id);
+	int order = strcmp(left->event_id, right->event_id);
 
-	return order != 0 ? order : strcmp(left->event_id, right->event_id);
+	return order != 0 ? order : strcmp(left->tenant_id, right->tenant_id);
 }
 
 static void
-make_insert(SnStatement *statement, int generation, bool shadow)
+read_closed_generations(void)
 {
-	static const Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,  TEXTARRAYOID,
-								INT8ARRAYOID, TEXTOID,		TIMESTAMPTZOID};
-
-	statement->sql = psprintf(
-		"INSERT INTO sentinai." SN_GENERATION_TABLE " (generation, tenant_id, event_id, worker_type,"
-		" exception_id, event_type, status, hash, shadow, processed_at, last_attempt_at)"
-		" SELECT %d, u.tenant_id, u.event_id, $6, u.exception_id, u.event_type, 'succeeded', u.hash, %s, $7, $7"
-		" FROM unnest($1, $2, $3, $4, $5) AS u(tenant_id, event_id, exception_id, event_type, hash)"
-		" ON CONFLICT DO NOTHING RETURNING tenant_id, event_id",
-		generation, generation, shadow ? "true" : "false");
-	statement->n_args = lengthof(types);
-	memcpy(statement->args, types, sizeof(types));
-}
-
-/* A lookup in the generations that are only read. */
-static void
-make_look_up(SnStatement *statement)
-{
-	static const Oid types[] = {INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID};
 	Datum values[2] = {Int32GetDatum(generations.newest), Int32GetDatum(generations.previous_open)};
 	uint64 n = sn_execute(&read_generations, values, NULL);
-	StringInfoData sql;
 
-	statement->sql = NULL;
-	if (n == 0)
-		return;
-	initStringInfo(&sql);
+	if (closed_generations != NULL)
+		pfree(closed_generations);
+	closed_generations = MemoryContextAlloc(TopMemoryContext, Max(n, 1) * sizeof(int));
+	n_closed_generations = n;
 	for (int row = 0; row < n; row++)
-		appendStringInfo(&sql,
-						 "%sSELECT u.i, l.hash FROM unnest($1, $2, $3) AS u(i, tenant_id, event_id)"
-						 " JOIN sentinai." SN_GENERATION_TABLE
-						 " l ON l.tenant_id = u.tenant_id AND l.event_id = u.event_id"
-						 " AND l.worker_type = $4",
-						 row == 0 ? "" : " UNION ALL ", sn_result_int32(row, 1));
-	statement->sql = sql.data;
-	statement->n_args = lengthof(types);
-	memcpy(statement->args, types, sizeof(types));
+		closed_generations[row] = sn_result_int32(row, 1);
 }
 
-static void
-forget_generations(void)
-{
-	sn_statement_forget(&generations.insert_newest);
-	sn_statement_forget(&generations.insert_previous);
-	sn_statement_forget(&generations.look_up);
-	if (generations.context != NULL)
-		MemoryContextDelete(generations.context);
-	generations.context = NULL;
-	generations.state_number = -1;
-}
-
-static void
-make_generations(int state_number, int newest, int previous_open)
-{
-	MemoryContext old;
-
-	forget_generations();
-	generations.context = AllocSetContextCreate(TopMemoryContext, "sentinai generations", ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(generations.context);
-	generations.newest = newest;
-	generations.previous_open = previous_open;
-	make_insert(&generations.insert_newest, newest, false);
-	if (previous_open != 0)
-		make_insert(&generations.insert_previous, previous_open, true);
-	make_look_up(&generations.look_up);
-	generations.state_number = state_number;
-	MemoryContextSwitchTo(old);
-}
-
-/* The statements for the rotation's state, which the transaction holds from now on. */
+/* The rotation's state, which the transaction holds from now on. */
 static void
 use_generations(void)
 {
 	SnGenerations state;
 
 	sn_generation_enter(&state);
-	if (state.state_number != generations.state_number)
-		make_generations(state.state_number, state.newest, state.previous_open);
-}
-
-/* Runs one of the lookups for the work that is still unclaimed, and settles what it finds. */
-static void
-run_look_up(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
-{
-	SnColumn index;
-	SnColumn tenants;
-	SnColumn events;
-	Datum values[4];
-	uint64 found;
-
-	sn_column_init(&index, INT4OID, n);
-	sn_column_init(&tenants, TEXTOID, n);
-	sn_column_init(&events, TEXTOID, n);
-	for (int i = 0; i < n; i++)
-	{
-		if (works[i]->claimed || works[i]->outcome != SN_TODO)
-			continue;
-		sn_column_add(&index, Int32GetDatum(i), false);
-		sn_column_text(&tenants, works[i]->event.tenant_id);
-		sn_column_text(&events, works[i]->event.event_id);
-	}
-	if (index.n == 0)
+	if (state.state_number == generations.state_number)
 		return;
-	values[0] = sn_column_array(&index);
-	values[1] = sn_column_array(&tenants);
-	values[2] = sn_column_array(&events);
-	values[3] = CStringGetTextDatum(batch->worker_type->name);
-	found = sn_execute(statement, values, NULL);
-	for (int row = 0; row < found; row++)
-	{
-		bool isnull;
-		Datum hash = sn_result_datum(row, 2, &isnull);
-		SnWork *work = works[sn_result_int32(row, 1)];
-
-		if (work->outcome == SN_TODO)
-			lose(work, DatumGetInt64(hash), !isnull);
-	}
+	generations = state;
+	generations.state_number = -1; /* until all is read */
+	read_closed_generations();
+	generations.state_number = state.state_number;
 }
 
-/* Inserts the claims, sorted, and marks those that were ours to make. The result keeps the order of what went in. */
-static void
-run_insert(SnBatch *batch, SnStatement *statement, SnWork **works, int n)
-{
-	SnColumn columns[5];
-	Datum values[7];
-	uint64 inserted;
-	int row = 0;
-
-	for (int c = 0; c < 5; c++)
-		sn_column_init(&columns[c], c < 4 ? TEXTOID : INT8OID, n);
-	for (int i = 0; i < n; i++)
-	{
-		SnEvent *event = &works[i]->event;
-
-		sn_column_text(&columns[0], event->tenant_id);
-		sn_column_text(&columns[1], event->event_id);
-		sn_column_text(&columns[2], event->exception_id);
-		sn_column_text(&columns[3], event->event_type);
-		sn_column_add(&columns[4], Int64GetDatum(event->hash), false);
-	}
-	for (int c = 0; c < 5; c++)
-		values[c] = sn_column_array(&columns[c]);
-	values[5] = CStringGetTextDatum(batch->worker_type->name);
-	values[6] = TimestampTzGetDatum(batch->now);
-	inserted = sn_execute(statement, values, NULL);
-	for (int i = 0; i < n; i++)
-	{
-		works[i]->claimed =
-			inserted == n || (row < inserted && strcmp(sn_result_text(row, 2), works[i]->event.event_id) == 0 &&
-							  strcmp(sn_result_text(row, 1), works[i]->event.tenant_id) == 0);
-		row += works[i]->claimed;
-	}
-}
-
+/* Those that are still to be claimed move to the front; returns how many. */
 static int
-keep_todo(SnWork **works, int n, bool claimed)
+keep_todo(SnWork **works, int n)
 {
 	int kept = 0;
 
 	for (int i = 0; i < n; i++)
-		if (works[i]->outcome == SN_TODO && works[i]->claimed == claimed)
+		if (works[i]->outcome == SN_TODO)
 			works[kept++] = works[i];
 	return kept;
+}
+
+static int
+look_up(SnBatch *batch, int generation, SnWork **works, int n)
+{
+	if (generation == 0 || n == 0)
+		return n;
+	sn_claims_find(generation, batch->worker_type->name, works, n, lose);
+	return keep_todo(works, n);
+}
+
+static int
+insert(SnBatch *batch, int generation, bool shadow, SnWork **works, int n)
+{
+	if (n == 0)
+		return 0;
+	sn_claims_insert(batch, generation, shadow, works, n, lose);
+	return keep_todo(works, n);
 }
 
 static void
 claim_works(SnBatch *batch, SnWork **works, int n)
 {
-	SnWork **all = works;
 	int n_all = n;
 
 	qsort(works, n, sizeof(SnWork *), compare_identity);
 	use_generations();
 	SN_POINT("claim.entered");
-	if (generations.look_up.sql != NULL)
-		run_look_up(batch, &generations.look_up, works, n);
-	n = n_all = keep_todo(works, n, false);
-	if (n > 0 && generations.previous_open != 0)
+	for (int i = 0; i < n_closed_generations; i++)
+		n = look_up(batch, closed_generations[i], works, n);
+	if (look_first)
 	{
-		all = memcpy(palloc(n * sizeof(SnWork *)), works, n * sizeof(SnWork *));
-		run_insert(batch, &generations.insert_previous, works, n);
-		SN_POINT("claim.previous");
-		n = keep_todo(works, n, true);
+		n = look_up(batch, generations.previous_open, works, n);
+		n = look_up(batch, generations.newest, works, n);
 	}
-	if (n > 0)
-		run_insert(batch, &generations.insert_newest, works, n);
+	if (generations.previous_open != 0)
+	{
+		n = insert(batch, generations.previous_open, true, works, n);
+		SN_POINT("claim.previous");
+	}
+	n = insert(batch, generations.newest, false, works, n);
 	SN_POINT("claim.inserted");
-	/* Who lost an insert: to whom? The row is committed by now, and a new statement sees it. */
-	run_look_up(batch, &look_up_all, all, n_all);
-	for (int i = 0; i < n_all; i++)
-		if (!all[i]->claimed && all[i]->outcome == SN_TODO)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("a claim was taken and given back in the same moment"), errhint("Send the batch again.")));
+	for (int i = 0; i < n; i++)
+		works[i]->claimed = true;
+	look_first = n < n_all;
 }
 
 /*

@@ -18,15 +18,6 @@
 #define SN_MY_PROC_NUMBER (MyProc->pgprocno)
 #endif
 
-/* The last argument of ExecInsertIndexTuples came with 16. */
-#if PG_VERSION_NUM >= 160000
-#define SN_INSERT_INDEX_TUPLES(info, slot, estate) \
-	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL, false)
-#else
-#define SN_INSERT_INDEX_TUPLES(info, slot, estate) \
-	ExecInsertIndexTuples((info), (slot), (estate), false, false, NULL, NIL)
-#endif
-
 /* The last argument of LockHeldByMe came with 17. */
 #if PG_VERSION_NUM >= 170000
 #define SN_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe((tag), (mode), false)

@@ -185,7 +185,7 @@ insert_all(int table, SnOutboxRow *rows, int n)
 	rel = table_open(outbox_relid(name), RowExclusiveLock);
 	if (RelationGetDescr(rel)->natts != OUTBOX_COLUMNS)
 		elog(ERROR, "table sentinai.%s does not have %d columns", name, OUTBOX_COLUMNS);
-	sn_insert_begin(&insert, rel);
+	sn_insert_begin(&insert, rel, NULL, NULL);
 	for (int i = 0; i < n; i++)
 		fill_slot(sn_insert_slot(&insert), &rows[i]);
 	sn_insert_end(&insert);

@@ -352,7 +352,7 @@ insert_log_rows(SnColumn *columns, TimestampTz now)
 
 	if (rel == NULL)
 		return false;
-	sn_insert_begin(&insert, rel);
+	sn_insert_begin(&insert, rel, NULL, NULL);
 	for (int row = 0; row < columns[0].n; row++)
 	{
 		TupleTableSlot *slot = sn_insert_slot(&insert);

@@ -60,6 +60,7 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
+	161_rate_limit_model \
 	185_report_pdf \
 	200_runbook \
 	210_docs \

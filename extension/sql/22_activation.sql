@@ -48,13 +48,14 @@ $$;
 COMMENT ON FUNCTION sentinai.partition_make(text, text, text, text[]) IS
 	'Internal: makes the partition name of sentinai.parent for bound (FOR VALUES ...). indexes: CREATE INDEX statements for format(), %1$I is the partition. Returns whether it was missing. Raises 55P03 within lock_timeout when the parent is locked.';
 
+-- People ask for an event by its id alone, and one column that tells most rows apart is half the comparisons of two.
 CREATE FUNCTION sentinai.event_log_partition(day date) RETURNS boolean
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	SELECT sentinai.partition_make('event_log', 'event_log_p' || pg_catalog.to_char(day, 'YYYYMMDD'),
 		pg_catalog.format('FOR VALUES FROM (%L) TO (%L)', day || ' 00:00:00+00', day + 1 || ' 00:00:00+00'),
-		ARRAY['CREATE INDEX ON sentinai.%1$I (tenant_id, event_id)',
+		ARRAY['CREATE INDEX ON sentinai.%1$I (event_id, tenant_id)',
 			  'CREATE INDEX ON sentinai.%1$I (tenant_id, exception_id, "timestamp")'])
 $$;
 COMMENT ON FUNCTION sentinai.event_log_partition(date) IS

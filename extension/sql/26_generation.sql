@@ -33,7 +33,7 @@ CREATE FUNCTION sentinai.dedupe_generation_add(number integer) RETURNS void
 BEGIN
 	PERFORM sentinai.partition_make('event_processing_log', 'event_processing_log_g' || number,
 		pg_catalog.format('FOR VALUES IN (%s)', number),
-		ARRAY['CREATE UNIQUE INDEX ON sentinai.%1$I (tenant_id, event_id, worker_type)',
+		ARRAY['CREATE UNIQUE INDEX ON sentinai.%1$I (event_id, tenant_id, worker_type)',
 			  'CREATE INDEX ON sentinai.%1$I (shadow) WHERE shadow']);
 	INSERT INTO sentinai.dedupe_generation (generation) VALUES (number) ON CONFLICT DO NOTHING;
 END
@@ -142,7 +142,7 @@ BEGIN
 			 WHERE d.status IN ('pending', 'retrying')) AS o
 	  JOIN sentinai.event_processing_log p USING (tenant_id, event_id, worker_type)
 	 WHERE p.generation = old
-	 ORDER BY p.tenant_id, p.event_id, p.worker_type
+	 ORDER BY p.event_id, p.tenant_id, p.worker_type
 	ON CONFLICT DO NOTHING;
 	-- point: generation.carried
 

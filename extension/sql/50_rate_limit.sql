@@ -192,22 +192,33 @@ $$;
 COMMENT ON FUNCTION sentinai.rate_limit_restart(text, text) IS
 	'Internal: from COMMIT on the limit of a tenant (empty: of all) counts from zero.';
 
--- The runbook resets a limit by disabling and enabling it again: whoever does that, by a function or by hand.
+-- The runbook resets a limit by disabling and enabling it again: whoever does that, by a function or by hand, and also where a
+-- row that comes or goes makes the difference to what counts without it.
 CREATE FUNCTION sentinai.rate_limit_enabled() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+DECLARE
+	changed	record := coalesce(NEW, OLD);
+	without	boolean;
 BEGIN
-	PERFORM sentinai.rate_limit_restart(coalesce(to_jsonb(NEW) ->> 'tenant_id', ''), NEW.limit_type);
+	IF TG_TABLE_NAME = 'rate_limit_config' THEN
+		SELECT e.enabled INTO without FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = changed.limit_type;
+	ELSE
+		SELECT t.enabled INTO without FROM sentinai.rate_limit_type t WHERE t.limit_type = changed.limit_type;
+	END IF;
+	IF coalesce(NEW.enabled, without) AND NOT coalesce(OLD.enabled, without) THEN
+		PERFORM sentinai.rate_limit_restart(coalesce(to_jsonb(changed) ->> 'tenant_id', ''), changed.limit_type);
+	END IF;
 	RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_enabled() IS
 	'Trigger: a limit that is enabled again begins at zero.';
-CREATE TRIGGER enabled AFTER UPDATE ON sentinai.rate_limit_config FOR EACH ROW
-	WHEN (NEW.enabled AND NOT OLD.enabled) EXECUTE FUNCTION sentinai.rate_limit_enabled();
-CREATE TRIGGER enabled AFTER UPDATE ON sentinai.rate_limit_type_override FOR EACH ROW
-	WHEN (NEW.enabled AND NOT OLD.enabled) EXECUTE FUNCTION sentinai.rate_limit_enabled();
+CREATE TRIGGER enabled AFTER INSERT OR UPDATE OR DELETE ON sentinai.rate_limit_config FOR EACH ROW
+	EXECUTE FUNCTION sentinai.rate_limit_enabled();
+CREATE TRIGGER enabled AFTER INSERT OR UPDATE OR DELETE ON sentinai.rate_limit_type_override FOR EACH ROW
+	EXECUTE FUNCTION sentinai.rate_limit_enabled();
 
 -- ---- deciding ----
 

@@ -23,14 +23,15 @@ use POSIX qw(strftime);
 use Sentinai::Test;
 
 our @EXPORT = qw(note_figure percentile report);
-my @figures;    # { name, unit, goal, values }, in the order of the table
+my @figures;    # { name, of, unit, goal, values }, in the order of the table
 
+# $of tells figures of one name apart: the name of the figure that it is about
 sub note_figure
 {
-	my ($name, $unit, $value, $goal) = @_;
-	my ($figure) = grep { $_->{name} eq $name } @figures;
+	my ($name, $unit, $value, $goal, $of) = @_;
+	my ($figure) = grep { $_->{name} eq $name && ($_->{of} // '') eq ($of // '') } @figures;
 
-	push @figures, $figure = { name => $name, unit => $unit, goal => $goal, values => [] } if !$figure;
+	push @figures, $figure = { name => $name, of => $of, unit => $unit, goal => $goal, values => [] } if !$figure;
 	push @{ $figure->{values} }, 0 + $value;
 	return;
 }
@@ -48,15 +49,21 @@ sub shown
 	return sprintf abs $value >= 100 ? '%.0f' : abs $value >= 10 ? '%.1f' : '%.2f', $value;
 }
 
+my %meets = (
+	'>=' => sub { $_[0] >= $_[1] },
+	'<=' => sub { $_[0] <= $_[1] },
+	'<' => sub { $_[0] < $_[1] },
+);
+
 # What was wanted of a figure, and whether its median is that
 sub goal_of
 {
 	my ($figure) = @_;
 	my ($comparison, $value) = split ' ', $figure->{goal} // return '';
-	my $met = $comparison eq '>=' ? $figure->{median} >= $value : $figure->{median} < $value;
+	my $met = $meets{$comparison}->($figure->{median}, $value);
 
 	$figure->{met} = $met ? JSON::PP::true : JSON::PP::false;
-	return "goal $figure->{goal}" . ($met ? '' : ', missed');
+	return "goal $figure->{goal}, " . ($met ? 'met' : 'missed');
 }
 
 sub machine
