@@ -340,7 +340,7 @@ claim_status(const SnWork *work)
 static bool
 needs_update(const SnWork *work)
 {
-	if (!work->claimed)
+	if (!work->claimed || work->outcome == SN_DUPLICATE)
 		return false;
 	if (work->pending_id != 0 || work->replay != NULL)
 		return true;

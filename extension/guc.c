@@ -51,6 +51,9 @@ int sn_report_retention;
 int sn_report_timeout_ms;
 int sn_report_workers;
 TimestampTz sn_test_clock;
+int sn_usage_day_retention;
+int sn_usage_hour_retention;
+int sn_usage_minute_retention;
 
 static int event_log_mode;
 static char *rate_limit_time_zone;
@@ -133,6 +136,12 @@ static const IntSetting int_settings[] = {
 	 "Longest time that a report may take to read its rows."},
 	{"sentinai.report_workers", &sn_report_workers, 2, 0, SN_MAX_REPORT_WORKERS, 0, PGC_SIGHUP,
 	 "Number of reports that are made at once in a database; 0 leaves them waiting."},
+	{"sentinai.usage_day_retention", &sn_usage_day_retention, 3653 * SN_DAY, SN_DAY, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "How long usage is kept, by the day."},
+	{"sentinai.usage_hour_retention", &sn_usage_hour_retention, 90 * SN_DAY, 0, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "How long usage is kept by the hour; older hours become days."},
+	{"sentinai.usage_minute_retention", &sn_usage_minute_retention, 2 * SN_DAY, 0, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
+	 "How long usage is kept by the minute; older minutes become hours."},
 };
 
 static bool

@@ -33,7 +33,10 @@ extern int sn_report_max_range; /* seconds */
 extern int sn_report_retention; /* seconds */
 extern int sn_report_timeout_ms;
 extern int sn_report_workers;
-extern TimestampTz sn_test_clock; /* 0: the real clock */
+extern TimestampTz sn_test_clock;  /* 0: the real clock */
+extern int sn_usage_day_retention; /* seconds, as the next two */
+extern int sn_usage_hour_retention;
+extern int sn_usage_minute_retention;
 
 extern void sn_guc_define(void);
 

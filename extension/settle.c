@@ -3,7 +3,7 @@
  *	  The last step of consume(): writing what became of every event, and moving the positions, in the same transaction.
  *
  * Waiting work goes to event_pending, dead letters to the queue, emitted events to event_log and outbox, statuses to the
- * claims. Who may go on with a key is key_order.c's, the answer to the worker answer.c's.
+ * claims; usage.c counts. Who may go on with a key is key_order.c's, the answer to the worker answer.c's.
  */
 #include "postgres.h"
 
@@ -22,6 +22,7 @@
 #include "sentinai.h"
 #include "sentinai_wire.h"
 #include "spi.h"
+#include "usage.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
@@ -488,6 +489,8 @@ sn_settle(SnBatch *batch)
 	SN_POINT("settle.outbox");
 	sn_claim_settle(batch);
 	SN_POINT("settle.claims");
+	sn_usage_settle(batch);
+	SN_POINT("settle.usage");
 	sn_key_finish(batch);
 	SN_POINT("settle.keys");
 	move_positions(batch);

@@ -32,6 +32,8 @@
 	X(SN_RATE_LIMITED, "SN040", "rate_limited") \
 	X(SN_UNKNOWN_LIMIT_TYPE, "SN041", "unknown_limit_type") \
 	X(SN_COST_ABOVE_LIMIT, "SN042", "cost_above_limit") \
+	X(SN_PERIOD_CLOSED, "SN050", "period_closed") \
+	X(SN_SNAPSHOT_TOO_OLD, "SN051", "snapshot_too_old") \
 	X(SN_IDEMPOTENCY_IN_FLIGHT, "SN060", "idempotency_in_flight") \
 	X(SN_IDEMPOTENCY_MISMATCH, "SN061", "idempotency_mismatch") \
 	X(SN_IDEMPOTENCY_LEASE_LOST, "SN062", "idempotency_lease_lost") \

@@ -15,6 +15,7 @@ REGRESS = \
 	idempotency \
 	health \
 	metrics \
+	usage \
 	consume \
 	consume_hostile \
 	handle \

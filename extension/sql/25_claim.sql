@@ -31,7 +31,7 @@ COMMENT ON COLUMN sentinai.event_processing_log.status IS 'succeeded; retrying: 
 COMMENT ON COLUMN sentinai.event_processing_log.retry_count IS 'Automatic retries so far.';
 COMMENT ON COLUMN sentinai.event_processing_log.hash IS 'Of the type and the payload: another event under the same identity is told from a duplicate.';
 COMMENT ON COLUMN sentinai.event_processing_log.shadow IS 'A second row of the same claim, for batches that look at another generation only.';
-COMMENT ON COLUMN sentinai.event_processing_log.processed_at IS 'When it was claimed first.';
+COMMENT ON COLUMN sentinai.event_processing_log.processed_at IS 'When its status was written: claimed, or ended since.';
 COMMENT ON COLUMN sentinai.event_processing_log.last_attempt_at IS 'When it was handled last; NULL: at processed_at.';
 COMMENT ON COLUMN sentinai.event_processing_log.error_type IS 'Of the last failure.';
 COMMENT ON COLUMN sentinai.event_processing_log.error_message IS 'Of the last failure.';
@@ -43,7 +43,8 @@ CREATE TABLE sentinai.dedupe_state (
 	newest			integer NOT NULL,
 	previous_open	integer,
 	state_number	integer NOT NULL,
-	rotated_at		timestamptz NOT NULL DEFAULT now()
+	rotated_at		timestamptz NOT NULL DEFAULT now(),
+	forgotten_at	timestamptz
 );
 COMMENT ON TABLE sentinai.dedupe_state IS
 	'One row: which generations of event_processing_log take new claims.';
@@ -52,6 +53,7 @@ COMMENT ON COLUMN sentinai.dedupe_state.newest IS 'Claims go into this generatio
 COMMENT ON COLUMN sentinai.dedupe_state.previous_open IS 'And into this one, while batches that began before the rotation may still run.';
 COMMENT ON COLUMN sentinai.dedupe_state.state_number IS 'Raised with each change; running batches hold an advisory lock with it.';
 COMMENT ON COLUMN sentinai.dedupe_state.rotated_at IS 'When newest was opened.';
+COMMENT ON COLUMN sentinai.dedupe_state.forgotten_at IS 'When a generation was forgotten last: claims that were settled before may be gone.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dedupe_state', '');
 
 -- Live generations with the time from which on nothing is added: the window counts from there.

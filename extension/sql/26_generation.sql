@@ -149,7 +149,7 @@ BEGIN
 	EXECUTE pg_catalog.format('TRUNCATE sentinai.%I', 'event_processing_log_g' || old);
 	-- point: generation.emptied
 	DELETE FROM sentinai.dedupe_generation g WHERE g.generation = old;
-	UPDATE sentinai.dedupe_state SET state_number = state_number + 1;
+	UPDATE sentinai.dedupe_state SET state_number = state_number + 1, forgotten_at = pg_catalog.clock_timestamp();
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN pg_catalog.format('generation %s of event_processing_log could not be emptied: it, or a row that it is needed for, is locked', old);

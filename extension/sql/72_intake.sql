@@ -36,6 +36,9 @@ DECLARE
 	last_round	bigint := 1;
 	bad			bigint[];
 	errors		text[];
+	counted_tenants	text[];
+	counted_domains	text[];
+	counts		bigint[];
 	emitted_events	bigint;		-- taken, so that every row of the CTE is computed
 BEGIN
 	WHILE this_round < last_round LOOP
@@ -106,6 +109,11 @@ BEGIN
 				   sla_deadline = coalesce(excluded.sla_deadline, x.sla_deadline),
 				   owner = coalesce(excluded.owner, x.owner),
 				   updated_at = now()
+			RETURNING x.tenant_id, x.domain, x.xmax = 0 AS is_new
+		), counted AS (
+			SELECT n.tenant_id, n.domain, count(*) AS n
+			  FROM (SELECT s.tenant_id, coalesce(left(s.domain, 60), '') AS domain FROM stored s WHERE s.is_new) n
+			 GROUP BY 1, 2
 		), noted AS (
 			INSERT INTO sentinai.exception_event
 				(tenant_id, exception_id, event_id, event_type, actor_type, actor_id, payload, created_at)
@@ -132,8 +140,12 @@ BEGIN
 		SELECT (SELECT max(g.round) FROM given g),
 			   (SELECT array_agg(c.place) FROM checked c WHERE c.error IS NOT NULL),
 			   (SELECT array_agg(c.error) FROM checked c WHERE c.error IS NOT NULL),
-			   (SELECT count(e.event_id) FROM emitted e)
-		  INTO last_round, bad, errors, emitted_events;
+			   (SELECT count(e.event_id) FROM emitted e),
+			   (SELECT array_agg(c.tenant_id) FROM counted c),
+			   (SELECT array_agg(c.domain) FROM counted c),
+			   (SELECT array_agg(c.n) FROM counted c)
+		  INTO last_round, bad, errors, emitted_events, counted_tenants, counted_domains, counts;
+		PERFORM sentinai.usage_record_batch(counted_tenants, 'exceptions', counted_domains, counts);
 
 		FOR i IN 1 .. coalesce(array_length(bad, 1), 0) LOOP
 			PERFORM sentinai.fail(events[bad[i]], 'validation_error', errors[i]);

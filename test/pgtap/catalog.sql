@@ -117,8 +117,8 @@ SELECT set_eq($$
 	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
 $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon',
 		  'rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body',
-		  'rate_limit_refund'],
-	'a handler may call emit, fail and what keeps its work from happening twice, and ask about limits');
+		  'rate_limit_refund', 'usage_record', 'usage_record_batch'],
+	'a handler may call emit, fail and what keeps its work from happening twice, ask about limits, and count usage');
 
 SELECT is_empty($$
 	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(63);
+SELECT plan(71);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -24,14 +24,18 @@ SELECT lives_ok(q, 'viewer: ' || q) FROM unnest(ARRAY[
 	'SELECT metrics()', 'SELECT * FROM maintenance_status()', 'SELECT * FROM exceptions', 'SELECT * FROM exception',
 	'SELECT * FROM event_processing_log', 'SELECT id, event_id, error_message FROM dead_letter_queue',
 	'SELECT event_id, event_type FROM event_log', 'SELECT * FROM kafka_offset', 'SELECT id, status FROM event_pending',
-	'SELECT id, topic, error FROM outbox_failed', 'SELECT key, status, lease_until FROM idempotency_key']) q;
+	'SELECT id, topic, error FROM outbox_failed', 'SELECT key, status, lease_until FROM idempotency_key', 'SELECT usage_summary(''ROLE_T'')',
+	'SELECT * FROM usage_details(''ROLE_T'', ''events'', now() - interval ''1 day'', now())',
+	'SELECT usage_export(''ROLE_T'', now() - interval ''1 day'', now())',
+	'SELECT * FROM books_check(''ROLE_T'', now() - interval ''1 day'', now())', 'SELECT * FROM usage_metric']) q;
 SELECT is((SELECT payload FROM dlq_list('ROLE_T')), NULL, 'viewer: a dead letter has no payload');
 SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
 	'SELECT payload FROM dead_letter_queue', 'SELECT payload_raw FROM dead_letter_queue', 'SELECT payload FROM event_log',
 	'SELECT record_value FROM event_pending', 'SELECT record_value FROM outbox_failed', 'SELECT * FROM outbox_blocked',
 	'SELECT outbox_failed_retry(1)', 'SELECT * FROM outbox', 'SELECT * FROM emit_secret',
 	'SELECT response FROM idempotency_key', 'SELECT idempotency_begin(''ROLE_T'', ''s'', ''k'', ''{}'', lease => ''1 min'')',
-	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'UPDATE exceptions SET owner = ''x''']) q;
+	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'SELECT usage_record(''ROLE_T'', ''events'')', 'SELECT usage_close(now())',
+	'SELECT usage_correct(''ROLE_T'', ''events'', '''', now(), 1, ''no'')', 'UPDATE exceptions SET owner = ''x''']) q;
 RESET ROLE;
 
 -- With sentinai_payload it sees them.

@@ -87,6 +87,16 @@ INSERT INTO sentinai.outbox_blocked (id, topic, value, created_at) VALUES (0, 'm
 INSERT INTO sentinai.outbox_failed (id, topic, record_value, error, message, created_at)
 VALUES (0, 'small', 'v', 'MSG_SIZE_TOO_LARGE', 'too large', now());
 SQL
+# Usage, late and corrected too, at rest: maintenance finds nothing to move. One row waits for tomorrow.
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+SELECT usage_correct('TENANT_001', 'events', 'billing/WorkToDo', now(), -1, 'not theirs');
+SELECT usage_close('2020-01-01');
+INSERT INTO usage_delta_0 VALUES ('2019-12-31', 1, 'TENANT_001', 'events', 'billing/WorkToDo');
+SELECT usage_storage(), usage_roll('infinity');
+SELECT usage_compact();
+INSERT INTO usage_delta_1 VALUES (now() + interval '1 day', 1, 'TENANT_001', 'events', 'billing/WorkToDo');
+SQL
 
 my $secret = $t->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')});
 my $before = owned($t);
@@ -95,7 +105,7 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 # A table that is empty on both sides shows nothing; these have rows.
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
-	outbox_failed idempotency_key exceptions exception_event))
+	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
