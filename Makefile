@@ -5,6 +5,7 @@
 #   make install   into the server of PG_CONFIG and PREFIX/bin
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make check     everything that must hold, on clusters and brokers of its own
+#   make check-matrix   the extension on PostgreSQL 16 and 18, from PyPI
 #   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  those of rate limits, beside Redis
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make torture-points   the same on the build with named points: whatever runs is killed at each of them
@@ -32,7 +33,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-limits deps-bench torture torture-points fuzz lint format clean $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-limits deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -97,6 +98,9 @@ check-regress check-pgtap check-isolation: check-%: pg
 # The build with points is for one test only.
 check-tap: deps all pg $(if $(ONLY),$(if $(filter 310_points,$(ONLY)),points),points)
 	@test/check tap
+
+check-matrix: deps all pg
+	@test/matrix
 
 bench: deps all pg
 	@perl -I test/perl test/bench/bench.pl

@@ -48,7 +48,8 @@ typedef struct Reader
 	const char *end;
 } Reader;
 
-pg_attribute_noreturn() static void invalid_batch(const char *detail)
+SN_NORETURN static void
+invalid_batch(const char *detail)
 {
 	ereport(ERROR,
 			(errcode(SN_ERRCODE("SN007")), errmsg("batch is not valid"), errdetail("%s", detail),

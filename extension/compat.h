@@ -18,6 +18,13 @@
 #define SN_MY_PROC_NUMBER (MyProc->pgprocno)
 #endif
 
+/* A function that doesn't come back, in front of its return type. */
+#if PG_VERSION_NUM >= 180000
+#define SN_NORETURN pg_noreturn
+#else
+#define SN_NORETURN pg_attribute_noreturn()
+#endif
+
 /* The last argument of LockHeldByMe came with 17. */
 #if PG_VERSION_NUM >= 170000
 #define SN_LOCK_HELD_BY_ME(tag, mode) LockHeldByMe((tag), (mode), false)
@@ -30,6 +37,18 @@
 #define SN_DATABASE_OWNERCHECK(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
 #else
 #define SN_DATABASE_OWNERCHECK(oid) pg_database_ownercheck((oid), GetUserId())
+#endif
+
+/* 18 hands counters for EXPLAIN to a scan, asks for deferrable keys by name, and sorts by direction, not by strategy. */
+#if PG_VERSION_NUM >= 180000
+#define SN_INDEX_BEGINSCAN(rel, index, snapshot, n_keys) index_beginscan((rel), (index), (snapshot), NULL, (n_keys), 0)
+#define SN_PRIMARY_KEY_INDEX(rel) RelationGetPrimaryKeyIndex((rel), false)
+#define SN_SORT_BY_INDEX(index, descending, key) PrepareSortSupportFromIndexRel((index), (descending), (key))
+#else
+#define SN_INDEX_BEGINSCAN(rel, index, snapshot, n_keys) index_beginscan((rel), (index), (snapshot), (n_keys), 0)
+#define SN_PRIMARY_KEY_INDEX(rel) RelationGetPrimaryKeyIndex(rel)
+#define SN_SORT_BY_INDEX(index, descending, key) \
+	PrepareSortSupportFromIndexRel((index), (descending) ? BTGreaterStrategyNumber : BTLessStrategyNumber, (key))
 #endif
 
 /* nextval_internal() and the data of a sequence. */

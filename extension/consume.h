@@ -10,9 +10,11 @@
 
 #include "postgres.h"
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "dead_letter.h"
 #include "event.h"
 #include "retry.h"
@@ -238,6 +240,6 @@ extern void sn_settle(SnBatch *batch);
 extern Datum sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload);
 
 /* consume.c: gives the batch up, with the answer "send at most so many". */
-pg_attribute_noreturn() extern void sn_split(SnBatch *batch, int size);
+SN_NORETURN extern void sn_split(SnBatch *batch, int size);
 
 #endif /* SN_CONSUME_H */

@@ -93,8 +93,7 @@ sort_entries(Relation index, Entry *entries, int n)
 		order.keys[i].ssup_collation = index->rd_indcollation[i];
 		order.keys[i].ssup_nulls_first = (option & INDOPTION_NULLS_FIRST) != 0;
 		order.keys[i].ssup_attno = i + 1;
-		PrepareSortSupportFromIndexRel(index, option & INDOPTION_DESC ? BTGreaterStrategyNumber : BTLessStrategyNumber,
-									   &order.keys[i]);
+		SN_SORT_BY_INDEX(index, (option & INDOPTION_DESC) != 0, &order.keys[i]);
 	}
 	qsort_arg(entries, n, sizeof(Entry), compare_entries, &order);
 }

@@ -33,7 +33,7 @@ sn_lookup_begin(SnLookup *lookup, Relation rel, Relation index, Snapshot snapsho
 {
 	make_keys(lookup, index);
 	lookup->slot = table_slot_create(rel, NULL);
-	lookup->scan = index_beginscan(rel, index, snapshot, lookup->n_keys, 0);
+	lookup->scan = SN_INDEX_BEGINSCAN(rel, index, snapshot, lookup->n_keys);
 }
 
 /* One value for each key column of the index, in its order. None is NULL: a unique index is no help there. */

@@ -122,7 +122,7 @@ row_open(LimitTable which, Snapshot snapshot, text *first, text *second)
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(first));
 	if (second)
 		ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(second));
-	scan = systable_beginscan(row.table, RelationGetPrimaryKeyIndex(row.table), true, snapshot, second ? 2 : 1, keys);
+	scan = systable_beginscan(row.table, SN_PRIMARY_KEY_INDEX(row.table), true, snapshot, second ? 2 : 1, keys);
 	tuple = systable_getnext(scan);
 	row.tuple = HeapTupleIsValid(tuple) ? heap_copytuple(tuple) : NULL;
 	systable_endscan(scan);

@@ -4,7 +4,7 @@
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$("$TOP/scripts/build_dir")
 PG_MAJOR=${PG_MAJOR:-15}
-PG_BIN=$BUILD/${PG_COPY:-pg}/usr/lib/postgresql/$PG_MAJOR/bin
+PG_BIN=${PG_BIN:-$BUILD/${PG_COPY:-pg}/usr/lib/postgresql/$PG_MAJOR/bin}
 WAIT_SECONDS=${WAIT_SECONDS:-180}
 
 say() { echo "$me: $*"; }

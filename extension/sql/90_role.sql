@@ -33,9 +33,11 @@ BEGIN
 		  FROM pg_catalog.pg_depend d
 		  JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 		  LEFT JOIN pg_catalog.pg_class c ON c.oid = d.objid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+		  LEFT JOIN pg_catalog.pg_type t ON t.oid = d.objid AND d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
 		 WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 		   AND e.extname = 'sentinai' AND d.deptype = 'e'
-		   AND (d.classid IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass)
+		   -- An array's rights are its element's.
+		   AND (d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass OR t.typcategory <> 'A'
 				OR c.relkind IN ('r', 'p', 'v', 'm', 'S'))
 		UNION ALL
 		-- Each table has a type of its own, which is PUBLIC's as well.
