@@ -180,6 +180,7 @@ sn_batch_add_work(SnBatch *batch)
 		batch->work = batch->work == NULL ? palloc(batch->max_work * sizeof(SnWork *))
 										  : repalloc(batch->work, batch->max_work * sizeof(SnWork *));
 	}
+	work->place = batch->n_work;
 	batch->work[batch->n_work++] = work;
 	return work;
 }

@@ -454,7 +454,7 @@ defer_to_circuit(SnWork *work)
 	work->outcome = SN_DEFERRED;
 	work->next_attempt_at = DT_NOEND;
 	work->failure.error_type = "circuit_open";
-	if (work->key != NULL && work->key->blocker == NULL)
+	if (work->key != NULL && !sn_key_is_blocked(work))
 		work->key->blocker = work;
 }
 
@@ -515,7 +515,7 @@ sn_circuit_trip(SnBatch *batch, SnWork *work)
 
 		if (other->outcome != SN_TODO)
 			continue;
-		if (other->key != NULL && other->key->blocker != NULL)
+		if (sn_key_is_blocked(other))
 			other->outcome = SN_PARKED;
 		else if (other == work || (other->handler == work->handler && other->replay == NULL && !is_probe(batch, other)))
 		{

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "backpressure.h"
 #include "catalog/pg_type.h"
 #include "claim_table.h"
 #include "common/hashfn.h"
@@ -340,7 +341,7 @@ claim_status(const SnWork *work)
 static bool
 needs_update(const SnWork *work)
 {
-	if (!work->claimed || work->outcome == SN_DUPLICATE)
+	if (!work->claimed || work->outcome == SN_DUPLICATE || sn_backpressure_stays(work))
 		return false;
 	if (work->pending_id != 0 || work->replay != NULL)
 		return true;

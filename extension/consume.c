@@ -10,6 +10,7 @@
  *	claim		claim.c			an identity is handled once
  *	circuit		circuit.c		what an open circuit covers waits; later: what has become the rule opens one
  *	order		key_order.c		parks what stands behind an unfinished event of its exception
+ *	limit		backpressure.c	charges the tenants; what is over their rate waits in their queues
  *	handle		handle.c		calls the handlers
  *	settle		settle.c		writes what became of each event, and moves the positions
  *	(answer)	answer.c
@@ -17,13 +18,14 @@
  * While a session looks for a record that kills the server (suspect.c) the others are refused before the fence, and its own
  * calls handle one event.
  *
- * Everything behind the fence is one subtransaction, so that a call that has to give up keeps its locks and answers why.
- * Limits will stand between order and handle: an event over its tenant's rate is deferred as one of a suspended tenant is.
+ * Everything behind the fence is one subtransaction, so that a call that has to give up keeps its locks and answers why,
+ * and what it has charged is given back.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "activation.h"
+#include "backpressure.h"
 #include "catalog/pg_type.h"
 #include "circuit.h"
 #include "consume.h"
@@ -207,6 +209,7 @@ run_steps(SnBatch *batch)
 	batch->pause = sn_circuit_begin(batch);
 	if (batch->pause != NULL)
 		leave_records(batch);
+	sn_backpressure_begin(batch);
 	sn_pending_due(batch);
 	SN_POINT("consume.due");
 	sn_suspect_select(batch);
@@ -218,6 +221,8 @@ run_steps(SnBatch *batch)
 	sn_circuit_screen(batch);
 	sn_key_order(batch);
 	SN_POINT("consume.ordered");
+	sn_backpressure(batch);
+	SN_POINT("consume.limited");
 	sn_suspect_convict(batch);
 	sn_handle(batch);
 	SN_POINT("consume.handled");

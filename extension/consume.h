@@ -91,6 +91,16 @@ typedef struct SnFailure
 	int error_class; /* SnErrorClass */
 } SnFailure;
 
+/* A tenant of the batch. */
+typedef struct SnTenant
+{
+	char tenant_id[SN_TENANT_ID_MAX + 1];
+	char status[16];		   /* tenant.status, empty: unknown */
+	struct SnBacklog *backlog; /* its queue of events over the rate, NULL: it has none */
+	int64 wanted;			   /* events of this call that are to be charged */
+	int64 granted;			   /* of these, not used yet */
+} SnTenant;
+
 /* A key of the batch: an exception whose events are handled in order. */
 typedef struct SnKey
 {
@@ -110,6 +120,7 @@ typedef struct SnKey
 /* One event on its way through the steps, new or due. */
 typedef struct SnWork
 {
+	int place; /* in the batch's work */
 	SnRecord *record;
 	SnPartition *queue; /* the partition whose processor has it */
 	SnEvent event;
@@ -119,14 +130,18 @@ typedef struct SnWork
 	bool claimed;	   /* holds a claim (its own insert, or one from before) */
 	bool log;		   /* the owner writes it to event_log */
 	bool tenant_known; /* event.tenant_id names a tenant that may own a dead letter */
-	bool defer;		   /* its tenant is suspended */
+	bool defer;		   /* its tenant is suspended, or a circuit is open */
+	bool charged;	   /* its tenant has paid for it, or need not */
+	bool appointed;	   /* deferred, with a place in its tenant's queue */
 	bool given;		   /* to the handler that is running: emit() and fail() take it */
+	SnTenant *tenant;  /* NULL: none was looked for */
 	SnKey *key;		   /* NULL: belongs to no exception */
 	SnHandler *handler;
 
 	/* due work */
 	int64 pending_id;
 	bool released; /* was parked, and its turn has come */
+	bool queued;   /* had a place in its tenant's queue */
 	int origin_partition;
 	int64 origin_offset;
 	int retry_count;
@@ -158,6 +173,9 @@ typedef struct SnBatch
 	SnRecord *records;
 	SnTopic *topics;
 	struct SnCircuit *circuits; /* open ones of the worker type */
+	HTAB *tenants;				/* SnTenant, by tenant_id; NULL: no event has one */
+	TimestampTz rate_now;		/* the clock of limits */
+	List *backlogs;				/* SnBacklog: queues of events over their tenants' rate */
 	const char *pause;			/* why no records are taken for now, NULL: they are */
 
 	/* while this session looks for a record that kills the server: the one event of the call */
@@ -215,17 +233,29 @@ extern void sn_claim_index(SnBatch *batch);
 extern SnWork *sn_work_by_identity(SnBatch *batch, const char *tenant_id, const char *event_id);
 extern void sn_claim_settle(SnBatch *batch);
 
+/* A tenant's turn: so many of its queue's events, of those due until then. */
+typedef struct SnTurn
+{
+	const char *tenant_id;
+	int quota;
+	TimestampTz until;
+} SnTurn;
+
 /* The worker is asked to come back after this many milliseconds at the latest: other sessions make work due, too. */
 #define SN_MAX_NEXT_DUE_MS 1000
 
 /* pending.c */
 extern void sn_pending_due(SnBatch *batch);
-extern bool sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at);
+extern void sn_pending_take_turns(SnBatch *batch, const SnTurn *turns, int n);
+extern bool
+sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at, const char *rate_limit);
 extern void sn_pending_done(SnWork *work);
 extern int sn_pending_next_due_ms(SnBatch *batch);
 
 /* key_order.c */
 extern void sn_key_order(SnBatch *batch);
+extern bool sn_key_is_blocked(const SnWork *work);
+extern bool sn_key_in_line(const SnWork *work);
 extern void sn_key_block(SnBatch *batch);
 extern void sn_key_finish(SnBatch *batch);
 
@@ -235,6 +265,7 @@ extern void sn_handle_fail(SnBatch *batch, SnWork *work);
 
 /* settle.c */
 extern void sn_settle(SnBatch *batch);
+extern bool sn_is_notice(const char *event_type);
 
 /* answer.c */
 extern Datum sn_answer(SnBatch *batch, FunctionCallInfo fcinfo, const char *stop, int split, bool reload);

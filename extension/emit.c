@@ -214,12 +214,11 @@ emit_metadata(SnBatch *batch, SnWork *parent)
 }
 
 /*
- * Adds an emitted event to the batch. exception_id NULL: the parent's. id_scope and ordinal make its id together with the
- * parent's identity; the same ones make the same id again.
+ * Adds an emitted event to the batch, under that id. exception_id NULL: the parent's.
  */
 void
-sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payload, const char *exception_id,
-			const char *topic, const char *id_scope, int ordinal)
+sn_emit_add_as(SnBatch *batch, SnWork *parent, const char *event_id, const char *event_type, Datum payload,
+			   const char *exception_id, const char *topic)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	SnEvent *event = &parent->event;
@@ -227,7 +226,7 @@ sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payloa
 
 	emit->subid = GetCurrentSubTransactionId();
 	emit->parent = parent;
-	emit->event_id = sn_event_id_derived(event->tenant_id, event->event_id, event->timestamp, id_scope, ordinal);
+	emit->event_id = pstrdup(event_id);
 	emit->event_type = pstrdup(event_type);
 	emit->exception_id = exception_id != NULL ? pstrdup(exception_id) : event->exception_id;
 	emit->correlation_id = event->correlation_id != NULL ? event->correlation_id : emit->exception_id;
@@ -238,6 +237,21 @@ sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payloa
 	parent->n_emitted++;
 	batch->emits = lappend(batch->emits, emit);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The same, where id_scope and ordinal make its id together with the parent's identity; the same ones make the same id
+ * again.
+ */
+void
+sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payload, const char *exception_id,
+			const char *topic, const char *id_scope, int ordinal)
+{
+	SnEvent *event = &parent->event;
+
+	sn_emit_add_as(batch, parent,
+				   sn_event_id_derived(event->tenant_id, event->event_id, event->timestamp, id_scope, ordinal),
+				   event_type, payload, exception_id, topic);
 }
 
 static void

@@ -13,6 +13,8 @@ extern bool sn_emit_any_failed(SnWork **works, int n);
 extern void sn_emit_end(void);
 extern void sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payload, const char *exception_id,
 						const char *topic, const char *id_scope, int ordinal);
+extern void sn_emit_add_as(SnBatch *batch, SnWork *parent, const char *event_id, const char *event_type, Datum payload,
+						   const char *exception_id, const char *topic);
 extern void sn_emit_init(void);
 
 #endif /* SN_EMIT_H */

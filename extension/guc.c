@@ -31,6 +31,7 @@ bool sn_allow_future_schema;
 char *sn_databases;
 int sn_dedupe_generation_rows;
 int sn_dedupe_window;
+int sn_deferred_max;
 int sn_emit_idle_timeout_ms;
 const char *sn_event_log_mode = "full";
 int sn_event_retention;
@@ -104,6 +105,8 @@ static const IntSetting int_settings[] = {
 	 "Number of identities after which a new generation of event_processing_log is begun early."},
 	{"sentinai.dedupe_window", &sn_dedupe_window, 7 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
 	 "How long an identity is remembered at least, so that its event is handled once."},
+	{"sentinai.deferred_max", &sn_deferred_max, 100000, 1, INT_MAX, 0, PGC_SUSET,
+	 "Number of events of a tenant in its queue above which health() names it."},
 	{"sentinai.emit_idle_timeout", &sn_emit_idle_timeout_ms, 60 * 1000, 0, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
 	 "Ends a transaction that has emitted and is idle for this long, since it holds the outbox; 0 never ends one."},
 	{"sentinai.event_retention", &sn_event_retention, 30 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,

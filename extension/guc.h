@@ -14,6 +14,7 @@ extern bool sn_allow_future_schema;
 extern char *sn_databases; /* list of names; empty: all */
 extern int sn_dedupe_generation_rows;
 extern int sn_dedupe_window; /* seconds */
+extern int sn_deferred_max;
 extern int sn_emit_idle_timeout_ms;
 extern const char *sn_event_log_mode; /* "full" or "failures" */
 extern int sn_event_retention;		  /* seconds */

@@ -46,11 +46,11 @@ static SnStatement update_key = {.sql = "UPDATE sentinai.key_state SET event_id 
 								 .n_args = 5,
 								 .args = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID}};
 
-static SnStatement park_released = {
-	.sql = "UPDATE sentinai.event_pending SET status = 'parked'"
-		   " WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3 AND status = 'released'",
-	.n_args = 3,
-	.args = {TEXTOID, TEXTOID, TEXTOID}};
+static SnStatement park_in_line = {.sql = "UPDATE sentinai.event_pending SET status = 'parked', rate_limit = NULL"
+										  " WHERE tenant_id = $1 AND exception_id = $2 AND worker_type = $3"
+										  " AND (status = 'released' OR rate_limit IS NOT NULL)",
+								   .n_args = 3,
+								   .args = {TEXTOID, TEXTOID, TEXTOID}};
 
 static SnStatement release_key = {.sql = "SELECT sentinai.key_release($1, $2, $3)",
 								  .n_args = 3,
@@ -158,19 +158,33 @@ lock_key_rows(SnBatch *batch)
 	}
 }
 
+/* Whether an event of its key that stands before it is unfinished. */
+bool
+sn_key_is_blocked(const SnWork *work)
+{
+	return work->key != NULL && work->key->blocker != NULL && work->key->blocker->place < work->place;
+}
+
+/* Whether it waits for no more than the events of its key that come in the same order by themselves. */
+bool
+sn_key_in_line(const SnWork *work)
+{
+	return work->released || work->queued;
+}
+
 /* Whether the event may be handled although its key has a row: it is the one that the others wait for. */
 static bool
 is_first_of_key(const SnWork *work)
 {
 	const SnKey *key = work->key;
 
-	if (key->blocker != NULL)
+	if (sn_key_is_blocked(work))
 		return false;
 	if (!key->held)
 		return true;
 	if (work->replay != NULL && key->dlq_id == work->replay->dlq_id)
 		return true;
-	return work->pending_id != 0 && (work->released || strcmp(key->event_id, work->event.event_id) == 0);
+	return work->pending_id != 0 && (sn_key_in_line(work) || strcmp(key->event_id, work->event.event_id) == 0);
 }
 
 /*
@@ -256,7 +270,10 @@ sn_key_block(SnBatch *batch)
 	}
 }
 
-/* Whom the key waits for now; what was released and not yet handled waits behind it. */
+/*
+ * Whom the key waits for now. What is in line behind it keeps its place where it waits for its place itself; else it is
+ * parked.
+ */
 static void
 point_key(SnBatch *batch, SnKey *key)
 {
@@ -266,7 +283,8 @@ point_key(SnBatch *batch, SnKey *key)
 	values[3] = CStringGetTextDatum(key->blocker->event.event_id);
 	values[4] = Int64GetDatum(key->blocker->outcome == SN_DEAD ? key->blocker->dlq_id : 0);
 	sn_execute(&update_key, values, NULL);
-	sn_execute(&park_released, values, NULL);
+	if (!key->blocker->appointed)
+		sn_execute(&park_in_line, values, NULL);
 }
 
 /*

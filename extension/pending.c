@@ -4,15 +4,18 @@
  *
  * A row holds the record as it came, so that due work takes the same way through the steps as new records do. A row is
  * only touched by the processor that holds its partition's row in kafka_offset, or by an operator. When to try again is
- * retry.c's decision, who waits behind whom is key_order.c's.
+ * retry.c's decision, who waits behind whom is key_order.c's, and whose turn it is in the queues of events over their
+ * tenants' rate is backpressure.c's.
  */
 #include "postgres.h"
 
+#include "backpressure.h"
 #include "catalog/pg_type.h"
 #include "consume.h"
 #include "funcapi.h"
 #include "sentinai.h"
 #include "spi.h"
+#include "suspect.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -22,23 +25,55 @@
 /* Due work may always take this share of a call, so that a full topic can't starve it. */
 #define DUE_SHARE 4
 
+/* What add_due() takes, in its order. */
+#define DUE_COLUMNS \
+	"SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset," \
+	" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, r.retry_token::text, p.status, p.claimed," \
+	" p.charged, p.rate_limit IS NOT NULL, p.topic, p.partition"
+
 static SnStatement read_due = {
-	.sql =
-		"SELECT p.id, p.tenant_id, p.event_id, p.retry_count, p.first_failed_at, p.origin_partition, p.origin_offset,"
-		" p.record_ts, p.record_key, p.record_headers, p.record_value, p.dlq_id, q.retry_token::text, p.status, p.claimed"
-		" FROM (SELECT p.* FROM sentinai.event_pending p"
-		"  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
-		"  AND p.status <> 'parked' AND p.next_attempt_at <= $4"
-		"  ORDER BY p.next_attempt_at, p.id LIMIT $5 FOR UPDATE) p"
-		" LEFT JOIN sentinai.dead_letter_queue q ON q.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
+	.sql = DUE_COLUMNS " FROM (SELECT p.* FROM sentinai.event_pending p"
+					   "  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3"
+					   "  AND p.status <> 'parked' AND p.rate_limit IS NULL AND p.next_attempt_at <= $4"
+					   "  ORDER BY p.next_attempt_at, p.id LIMIT $5 FOR UPDATE) p"
+					   " LEFT JOIN sentinai.dead_letter_queue r ON r.id = p.dlq_id ORDER BY p.next_attempt_at, p.id",
 	.n_args = 5,
 	.args = {TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, INT4OID}};
+
+/* The event that suspect_next() has marked, by the same function. */
+static SnStatement read_suspect_due = {.sql = DUE_COLUMNS
+									   " FROM (SELECT p.* FROM sentinai.event_pending p"
+									   "  WHERE p.id = sentinai.suspect_due($1, $2, $3, $4) FOR UPDATE) p"
+									   " LEFT JOIN sentinai.dead_letter_queue r ON r.id = p.dlq_id",
+									   .n_args = 4,
+									   .args = {TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID}};
+
+/*
+ * The first events of several tenants' queues. A row that somebody holds (backpressure_move() of another processor) comes
+ * without its columns: it is not waited for, and what stands behind it must not overtake it.
+ */
+static SnStatement read_turns = {
+	.sql = DUE_COLUMNS ", w.tenant_id"
+					   " FROM (SELECT t.tenant_id, o.id, o.next_attempt_at"
+					   "  FROM unnest($4, $5, $6) AS t(tenant_id, quota, until), LATERAL ("
+					   "   SELECT q.id, q.next_attempt_at FROM unnest($2, $3) AS u(topic, partition), LATERAL ("
+					   "    SELECT e.id, e.next_attempt_at FROM sentinai.event_pending e"
+					   "    WHERE e.rate_limit IS NOT NULL AND e.tenant_id = t.tenant_id AND e.worker_type = $1"
+					   "    AND e.topic = u.topic AND e.partition = u.partition AND e.next_attempt_at <= t.until"
+					   "    ORDER BY e.next_attempt_at, e.id LIMIT t.quota) q"
+					   "   ORDER BY q.next_attempt_at, q.id LIMIT t.quota) o) w"
+					   " LEFT JOIN LATERAL (SELECT e.* FROM sentinai.event_pending e"
+					   "  WHERE e.id = w.id AND e.rate_limit IS NOT NULL FOR UPDATE SKIP LOCKED) p ON true"
+					   " LEFT JOIN sentinai.dead_letter_queue r ON r.id = p.dlq_id"
+					   " ORDER BY w.tenant_id, w.next_attempt_at, w.id",
+	.n_args = 6,
+	.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID}};
 
 static SnStatement read_next_due = {
 	.sql = "SELECT min(d.next_attempt_at) FROM unnest($2, $3) AS u(topic, partition),"
 		   " LATERAL (SELECT p.next_attempt_at FROM sentinai.event_pending p"
 		   "  WHERE p.worker_type = $1 AND p.topic = u.topic AND p.partition = u.partition AND p.status <> 'parked'"
-		   "  ORDER BY p.next_attempt_at LIMIT 1) d",
+		   "  AND p.rate_limit IS NULL ORDER BY p.next_attempt_at LIMIT 1) d",
 	.n_args = 3,
 	.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID}};
 
@@ -46,18 +81,18 @@ static SnStatement insert_pending = {
 	.sql =
 		"INSERT INTO sentinai.event_pending (tenant_id, event_id, worker_type, event_type, exception_id, status, topic,"
 		" partition, next_attempt_at, retry_count, first_failed_at, error_type, error_message, sqlstate, origin_partition,"
-		" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
+		" origin_offset, record_ts, record_key, record_headers, record_value, dlq_id, charged, rate_limit)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"
 		" ON CONFLICT (tenant_id, event_id, worker_type) DO NOTHING",
-	.n_args = 21};
+	.n_args = 23};
 
 static SnStatement update_pending = {
 	.sql =
 		"UPDATE sentinai.event_pending SET status = $2, claimed = true, next_attempt_at = $3, retry_count = $4, first_failed_at = $5,"
 		" error_type = coalesce($6, error_type), error_message = coalesce($7, error_message),"
-		" sqlstate = coalesce($8, sqlstate) WHERE id = $1",
-	.n_args = 8,
-	.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID}};
+		" sqlstate = coalesce($8, sqlstate), charged = $9, rate_limit = $10 WHERE id = $1",
+	.n_args = 10,
+	.args = {INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}};
 
 static SnStatement delete_pending = {.sql = "DELETE FROM sentinai.event_pending WHERE id = $1",
 									 .n_args = 1,
@@ -129,6 +164,8 @@ add_due(SnBatch *batch, SnPartition *partition, int row)
 	work->record = record;
 	work->queue = partition;
 	work->claimed = sn_result_bool(row, 15);
+	work->charged = sn_result_bool(row, 16);
+	work->queued = sn_result_bool(row, 17);
 	work->pending_id = sn_result_int64(row, 1);
 	work->kept_tenant = sn_result_text(row, 2);
 	work->kept_event_id = sn_result_text(row, 3);
@@ -150,21 +187,73 @@ add_due_of(SnBatch *batch, SnPartition *partition, int limit)
 {
 	Datum values[5] = {CStringGetTextDatum(batch->worker_type->name), CStringGetTextDatum(partition->topic),
 					   Int32GetDatum(partition->partition), TimestampTzGetDatum(batch->now), Int32GetDatum(limit)};
-	uint64 n = sn_execute(&read_due, values, NULL);
+	uint64 n = sn_execute(sn_suspect_is_searching() ? &read_suspect_due : &read_due, values, NULL);
 
 	for (int row = 0; row < n; row++)
 		add_due(batch, partition, row);
 	batch->n_due += n;
 }
 
+static SnPartition *
+result_partition(SnBatch *batch, int row)
+{
+	char *topic = sn_result_text(row, 18);
+	int number = sn_result_int32(row, 19);
+	int i = 0;
+
+	while (batch->partitions[i].partition != number || strcmp(batch->partitions[i].topic, topic) != 0)
+		i++;
+	return &batch->partitions[i];
+}
+
 /*
- * Adds the work that is due for the partitions of the batch, in its order, counted against the size of the call.
+ * Adds the events whose turn it is, each tenant's in the order of its queue.
+ */
+void
+sn_pending_take_turns(SnBatch *batch, const SnTurn *turns, int n)
+{
+	SnColumn columns[3];
+	Datum values[6] = {CStringGetTextDatum(batch->worker_type->name)};
+	const char *held_up = "";
+	uint64 rows;
+
+	sn_column_init(&columns[0], TEXTOID, n);
+	sn_column_init(&columns[1], INT4OID, n);
+	sn_column_init(&columns[2], TIMESTAMPTZOID, n);
+	for (int i = 0; i < n; i++)
+	{
+		sn_column_text(&columns[0], turns[i].tenant_id);
+		sn_column_add(&columns[1], Int32GetDatum(turns[i].quota), false);
+		sn_column_add(&columns[2], TimestampTzGetDatum(turns[i].until), false);
+	}
+	sn_batch_places(batch, &values[1], &values[2]);
+	for (int c = 0; c < 3; c++)
+		values[c + 3] = sn_column_array(&columns[c]);
+	rows = sn_execute(&read_turns, values, NULL);
+	for (int row = 0; row < rows; row++)
+	{
+		char *tenant_id = sn_result_text(row, 20);
+
+		if (sn_result_int64(row, 1) == 0)
+			held_up = tenant_id;
+		if (strcmp(tenant_id, held_up) == 0)
+			continue;
+		add_due(batch, result_partition(batch, row), row);
+		batch->n_due++;
+	}
+}
+
+/*
+ * Adds the work that is due for the partitions of the batch, in its order, counted against the size of the call. Events
+ * over their tenants' rate come first, with their part of it.
  */
 void
 sn_pending_due(SnBatch *batch)
 {
 	int left = Max(batch->max_events - batch->n_records, Max(batch->max_events / DUE_SHARE, 1));
 
+	if (!sn_suspect_is_searching())
+		left -= sn_backpressure_take_turns(batch, left);
 	for (int i = 0; i < batch->n_partitions && left > 0; i++)
 	{
 		SnPartition *partition = &batch->partitions[i];
@@ -193,11 +282,11 @@ time_or_null(TimestampTz value, char *null)
 
 /* The row of a piece of work that comes to wait for the first time. False: its identity waits already. */
 static bool
-insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at)
+insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at, const char *rate_limit)
 {
-	static const Oid types[] = {TEXTOID, TEXTOID,		 TEXTOID,		 TEXTOID,		 TEXTOID,	 TEXTOID,  TEXTOID,
-								INT4OID, TIMESTAMPTZOID, INT4OID,		 TIMESTAMPTZOID, TEXTOID,	 TEXTOID,  TEXTOID,
-								INT4OID, INT8OID,		 TIMESTAMPTZOID, BYTEAOID,		 InvalidOid, BYTEAOID, INT8OID};
+	static const Oid types[] = {TEXTOID,		TEXTOID,  TEXTOID,		  TEXTOID,	TEXTOID, TEXTOID, TEXTOID, INT4OID,
+								TIMESTAMPTZOID, INT4OID,  TIMESTAMPTZOID, TEXTOID,	TEXTOID, TEXTOID, INT4OID, INT8OID,
+								TIMESTAMPTZOID, BYTEAOID, InvalidOid,	  BYTEAOID, INT8OID, BOOLOID, TEXTOID};
 	SnEvent *event = &work->event;
 	SnRecord *record = work->record;
 	SnKey *key = work->key;
@@ -235,33 +324,38 @@ insert_work(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_a
 	values[i++] = sn_span_bytea(record->value);
 	nulls[i] = work->replay == NULL ? 'n' : ' ';
 	values[i++] = Int64GetDatum(work->replay == NULL ? 0 : work->replay->dlq_id);
+	values[i++] = BoolGetDatum(work->charged);
+	values[i] = text_or_null(rate_limit, &nulls[i]), i++;
 	return sn_execute(&insert_pending, values, nulls) > 0;
 }
 
 static void
-update_work(SnWork *work, const char *status, TimestampTz next_attempt_at)
+update_work(SnWork *work, const char *status, TimestampTz next_attempt_at, const char *rate_limit)
 {
-	char nulls[9] = "        ";
-	Datum values[8] = {Int64GetDatum(work->pending_id), CStringGetTextDatum(status),
-					   TimestampTzGetDatum(next_attempt_at), Int32GetDatum(work->retry_count)};
+	char nulls[11] = "          ";
+	Datum values[10] = {Int64GetDatum(work->pending_id), CStringGetTextDatum(status),
+						TimestampTzGetDatum(next_attempt_at), Int32GetDatum(work->retry_count)};
 
 	values[4] = time_or_null(work->first_failed_at, &nulls[4]);
 	values[5] = text_or_null(work->failure.error_type, &nulls[5]);
 	values[6] = text_or_null(work->failure.message, &nulls[6]);
 	values[7] = text_or_null(work->failure.error_type == NULL ? NULL : work->failure.sqlstate, &nulls[7]);
+	values[8] = BoolGetDatum(work->charged);
+	values[9] = text_or_null(rate_limit, &nulls[9]);
 	sn_execute(&update_pending, values, nulls);
 }
 
 /*
  * Puts a piece of work away until next_attempt_at: retrying, parked, deferred. A parked event of a key goes to the queue
- * of whoever blocked the key. False: the same identity waits already, so this one is a duplicate.
+ * of whoever blocked the key. rate_limit: the limit under which next_attempt_at is its place in its tenant's queue, NULL:
+ * it has none. False: the same identity waits already, so this one is a duplicate.
  */
 bool
-sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at)
+sn_pending_put(SnBatch *batch, SnWork *work, const char *status, TimestampTz next_attempt_at, const char *rate_limit)
 {
 	if (work->pending_id == 0)
-		return insert_work(batch, work, status, next_attempt_at);
-	update_work(work, status, next_attempt_at);
+		return insert_work(batch, work, status, next_attempt_at, rate_limit);
+	update_work(work, status, next_attempt_at, rate_limit);
 	return true;
 }
 
@@ -283,12 +377,13 @@ int
 sn_pending_next_due_ms(SnBatch *batch)
 {
 	Datum values[3] = {CStringGetTextDatum(batch->worker_type->name)};
+	int ms = sn_backpressure_next_turn_ms(batch);
 	TimestampTz next;
 
 	sn_batch_places(batch, &values[1], &values[2]);
 	sn_execute(&read_next_due, values, NULL);
 	next = sn_result_time(0, 1);
-	if (next == 0 || next > batch->now + SN_MAX_NEXT_DUE_MS * INT64CONST(1000))
-		return SN_MAX_NEXT_DUE_MS;
+	if (next == 0 || next > batch->now + ms * INT64CONST(1000))
+		return ms;
 	return (int) ((Max(next - GetCurrentTimestamp(), 0) + 999) / 1000);
 }

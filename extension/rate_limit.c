@@ -318,6 +318,7 @@ call_state(const Call *call, int64 n, bool allowed, SnRateLimit *state)
 	state->allowed = allowed;
 	state->limit = slot->limit;
 	state->window_seconds = slot->seconds;
+	state->since = slot->since;
 	state->granted = sn_window_granted(&slot->window, call->now);
 	state->refused = sn_window_refused(&slot->window, call->now);
 	state->remaining = call_remaining(call, state->granted);

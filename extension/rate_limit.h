@@ -17,6 +17,7 @@ typedef struct SnRateLimit
 	bool allowed; /* what was asked for was granted, all of it; of sn_rate_limit_available(): one unit would be */
 	int64 limit;
 	int window_seconds; /* 86400: the calendar day */
+	TimestampTz since;	/* of a limit that was reset or enabled again: what came before doesn't count; else -infinity */
 	int64 granted;		/* of the window that ends now */
 	int64 refused;		/* of the same; never decides */
 	int64 remaining;

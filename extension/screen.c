@@ -26,12 +26,6 @@
 /* A topic whose tenant comes from a header: that header's name where the row names none. */
 #define DEFAULT_TENANT_HEADER "tenant_id"
 
-typedef struct TenantEntry
-{
-	char tenant_id[SN_TENANT_ID_MAX + 1];
-	char status[16]; /* tenant.status, empty: unknown */
-} TenantEntry;
-
 static SnStatement read_topic = {.sql = "SELECT cluster_id, incarnation, partition_count, tenant_source, tenant_value"
 										" FROM sentinai.kafka_topic WHERE topic = $1",
 								 .n_args = 1,
@@ -283,22 +277,21 @@ asks_for_tenant(const SnWork *work)
 static HTAB *
 make_tenant_table(SnBatch *batch, SnColumn *tenants)
 {
-	HASHCTL ctl = {.keysize = SN_TENANT_ID_MAX + 1, .entrysize = sizeof(TenantEntry), .hcxt = batch->context};
+	HASHCTL ctl = {.keysize = SN_TENANT_ID_MAX + 1, .entrysize = sizeof(SnTenant), .hcxt = batch->context};
 	HTAB *table = hash_create("sentinai tenants", 64, &ctl, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	sn_column_init(tenants, TEXTOID, 8);
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork *work = batch->work[i];
-		TenantEntry *entry;
 		bool found;
 
 		if (!asks_for_tenant(work))
 			continue;
-		entry = hash_search(table, work->event.tenant_id, HASH_ENTER, &found);
+		work->tenant = hash_search(table, work->event.tenant_id, HASH_ENTER, &found);
 		if (found)
 			continue;
-		entry->status[0] = '\0';
+		memset(work->tenant->status, 0, sizeof(SnTenant) - offsetof(SnTenant, status));
 		sn_column_text(tenants, work->event.tenant_id);
 	}
 	return table;
@@ -332,10 +325,10 @@ take_statuses(HTAB *table, SnStatement *statement, Datum array)
 
 	for (int row = 0; row < n; row++)
 	{
-		TenantEntry *entry = hash_search(table, sn_result_text(row, 1), HASH_FIND, NULL);
+		SnTenant *tenant = hash_search(table, sn_result_text(row, 1), HASH_FIND, NULL);
 
-		strlcpy(entry->status, sn_result_text(row, 2), sizeof(entry->status));
-		suspended += strcmp(entry->status, "suspended") == 0;
+		strlcpy(tenant->status, sn_result_text(row, 2), sizeof(tenant->status));
+		suspended += strcmp(tenant->status, "suspended") == 0;
 	}
 	return suspended;
 }
@@ -366,19 +359,18 @@ screen_tenants(SnBatch *batch)
 
 	if (tenants.n == 0)
 		return;
+	batch->tenants = table;
 	read_statuses(table, sn_column_array(&tenants));
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork *work = batch->work[i];
-		TenantEntry *entry;
 
-		if (!asks_for_tenant(work))
+		if (work->tenant == NULL)
 			continue;
-		entry = hash_search(table, work->event.tenant_id, HASH_FIND, NULL);
-		work->tenant_known = entry->status[0] != '\0' &&
+		work->tenant_known = work->tenant->status[0] != '\0' &&
 							 (work->outcome == SN_TODO || strcmp(work->failure.error_type, "tenant_mismatch") != 0);
 		if (work->outcome == SN_TODO)
-			screen_tenant(batch, work, entry->status);
+			screen_tenant(batch, work, work->tenant->status);
 	}
 }
 

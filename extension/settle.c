@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "backpressure.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
@@ -85,10 +86,10 @@ settle_pending(SnBatch *batch)
 		if (!waits(work))
 			sn_pending_done(work);
 		else if (work->outcome == SN_RETRYING)
-			sn_pending_put(batch, work, "retrying", work->next_attempt_at);
+			sn_pending_put(batch, work, "retrying", work->next_attempt_at, NULL);
 		else if (work->outcome == SN_DEFERRED)
-			sn_pending_put(batch, work, "deferred", work->next_attempt_at);
-		else if (!sn_pending_put(batch, work, "parked", batch->now))
+			sn_backpressure_put(batch, work);
+		else if (!sn_pending_put(batch, work, "parked", batch->now, NULL))
 			work->outcome = SN_DUPLICATE;
 	}
 }
@@ -209,8 +210,8 @@ settle_replays(SnBatch *batch)
 }
 
 /* What we say of our own doings is never about one of themselves. */
-static bool
-is_notice(const char *event_type)
+bool
+sn_is_notice(const char *event_type)
 {
 	return strcmp(event_type, "RetryScheduled") == 0 || strcmp(event_type, "DeadLettered") == 0 ||
 		   strcmp(event_type, "BackpressureApplied") == 0;
@@ -251,7 +252,8 @@ emit_notices(SnBatch *batch)
 		bool retrying = work->outcome == SN_RETRYING;
 
 		if ((!retrying && work->outcome != SN_DEAD) || work->replay != NULL || !work->parsed || !work->tenant_known ||
-			is_notice(work->event.event_type) || sn_event_type_get(batch->worker_type, work->event.event_type) == NULL)
+			sn_is_notice(work->event.event_type) ||
+			sn_event_type_get(batch->worker_type, work->event.event_type) == NULL)
 			continue;
 		sn_emit_add(batch, work, retrying ? "RetryScheduled" : "DeadLettered", notice_payload(batch, work), NULL, NULL,
 					psprintf("%s:%s:%d:" INT64_FORMAT, batch->worker_type->name, retrying ? "retry" : "dead",
@@ -483,6 +485,7 @@ sn_settle(SnBatch *batch)
 	settle_replays(batch);
 	SN_POINT("settle.replays");
 	emit_notices(batch);
+	sn_backpressure_emit(batch);
 	write_log(batch);
 	SN_POINT("settle.log");
 	write_outbox(batch);

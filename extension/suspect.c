@@ -77,6 +77,13 @@ sn_suspect_keep(void)
 		LockAcquire(&tag, ExclusiveLock, true, false);
 }
 
+/* See suspect.h. */
+bool
+sn_suspect_is_searching(void)
+{
+	return searching;
+}
+
 static int
 mark_statement(SnStatement *statement, SnBatch *batch, SnPartition *partition, int64 pending_id, int64 offset)
 {

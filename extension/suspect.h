@@ -10,6 +10,9 @@
 /* At the start of a call: false while another session searches, and nothing may be handled. */
 extern bool sn_suspect_admit(void);
 
+/* Whether this session searches: it takes one event a call, whatever its tenant's rate. */
+extern bool sn_suspect_is_searching(void);
+
 /* After due work was added: while this session searches, leaves the one event that is marked, or nothing. */
 extern void sn_suspect_select(SnBatch *batch);
 

@@ -21,6 +21,7 @@ REGRESS = \
 	handle \
 	key_order \
 	circuit \
+	backpressure \
 	suspect \
 	report
 

@@ -133,7 +133,7 @@ DECLARE
 	released bigint;
 BEGIN
 	UPDATE sentinai.event_pending p
-	   SET next_attempt_at = now()
+	   SET next_attempt_at = now(), rate_limit = CASE WHEN p.error_type IS DISTINCT FROM 'circuit_open' THEN 'resumed' END
 	 WHERE p.tenant_id = tenant_release.tenant_id
 	   AND p.status = 'deferred' AND p.next_attempt_at = 'infinity';
 	GET DIAGNOSTICS released = ROW_COUNT;
@@ -141,7 +141,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.tenant_release(text) IS
-	'Makes a tenant''s events that wait without a due time due now, and returns how many they were. Called by tenant_resume and tenant_archive.';
+	'Makes a tenant''s events that wait without a due time due now, in its queue (so that they hold up nobody else''s), and returns how many they were. Called by tenant_resume and tenant_archive.';
 
 CREATE FUNCTION sentinai.tenant_suspend(tenant_id text, reason text DEFAULT NULL)
 	RETURNS void
@@ -161,7 +161,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.tenant_resume(text, text) IS
-	'Takes a suspended or archived tenant back. Its events that waited are due now; returns how many they are. Errors: SN004.';
+	'Takes a suspended or archived tenant back. Its events that waited are due now, at its rate (events_ingested); returns how many they are. Errors: SN004.';
 
 CREATE FUNCTION sentinai.tenant_archive(tenant_id text, reason text DEFAULT NULL)
 	RETURNS bigint

@@ -50,6 +50,8 @@ CREATE TABLE sentinai.event_pending (
 	record_value	bytea,
 	claimed			boolean NOT NULL DEFAULT true,
 	dlq_id			bigint,
+	charged			boolean NOT NULL DEFAULT true,
+	rate_limit		text,
 	created_at		timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE sentinai.event_pending IS
@@ -60,10 +62,10 @@ COMMENT ON COLUMN sentinai.event_pending.event_id IS 'The event.';
 COMMENT ON COLUMN sentinai.event_pending.worker_type IS 'Who is to handle it.';
 COMMENT ON COLUMN sentinai.event_pending.event_type IS 'Its type.';
 COMMENT ON COLUMN sentinai.event_pending.exception_id IS 'Its exception.';
-COMMENT ON COLUMN sentinai.event_pending.status IS 'retrying: failed, due at next_attempt_at; parked: behind an unfinished event of its key; released: that one is done; deferred: waits for its tenant, or is due by appointment.';
+COMMENT ON COLUMN sentinai.event_pending.status IS 'retrying: failed, due at next_attempt_at; parked: behind an unfinished event of its key; released: that one is done; deferred: waits for its tenant, for a circuit, or for its place in its tenant''s queue.';
 COMMENT ON COLUMN sentinai.event_pending.topic IS 'The queue that it is in: topic.';
 COMMENT ON COLUMN sentinai.event_pending.partition IS 'The queue that it is in: partition.';
-COMMENT ON COLUMN sentinai.event_pending.next_attempt_at IS 'When it is due; infinity: when the tenant is resumed. May be moved by hand.';
+COMMENT ON COLUMN sentinai.event_pending.next_attempt_at IS 'When it is due; infinity: when the tenant is resumed or the circuit closes. In a queue (rate_limit): its appointment. May be moved by hand.';
 COMMENT ON COLUMN sentinai.event_pending.retry_count IS 'Automatic retries so far.';
 COMMENT ON COLUMN sentinai.event_pending.first_failed_at IS 'When it failed first.';
 COMMENT ON COLUMN sentinai.event_pending.error_type IS 'Of the last failure.';
@@ -77,10 +79,15 @@ COMMENT ON COLUMN sentinai.event_pending.record_headers IS 'The record''s header
 COMMENT ON COLUMN sentinai.event_pending.record_value IS 'The record''s bytes.';
 COMMENT ON COLUMN sentinai.event_pending.claimed IS 'Whether the identity has its row in event_processing_log: not yet for a reassigned dead letter that is retried.';
 COMMENT ON COLUMN sentinai.event_pending.dlq_id IS 'The dead letter that this is a replay of.';
+COMMENT ON COLUMN sentinai.event_pending.charged IS 'Whether its tenant has paid for it (events_ingested), or need not.';
+COMMENT ON COLUMN sentinai.event_pending.rate_limit IS 'Set while it is in its tenant''s queue: the limit that next_attempt_at was made for, such as 1000/60s; resumed: none yet, the tenant was suspended.';
 COMMENT ON COLUMN sentinai.event_pending.created_at IS 'Since when it waits.';
 CREATE UNIQUE INDEX event_pending_identity ON sentinai.event_pending (tenant_id, event_id, worker_type);
 CREATE INDEX event_pending_due ON sentinai.event_pending (worker_type, topic, partition, next_attempt_at, id)
-	WHERE status <> 'parked';
+	WHERE status <> 'parked' AND rate_limit IS NULL;
+-- The queues. The tenant comes first: whose queues there are is found by a step for each.
+CREATE INDEX event_pending_queue ON sentinai.event_pending (tenant_id, worker_type, topic, partition, next_attempt_at, id)
+	WHERE rate_limit IS NOT NULL;
 CREATE INDEX event_pending_parked ON sentinai.event_pending (tenant_id, exception_id, worker_type, id)
 	WHERE exception_id IS NOT NULL;
 CREATE INDEX event_pending_dlq ON sentinai.event_pending (dlq_id) WHERE dlq_id IS NOT NULL;

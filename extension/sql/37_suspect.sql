@@ -65,6 +65,25 @@ $$;
 COMMENT ON FUNCTION sentinai.suspect_begin(text) IS
 	'Begins suspect mode: until suspect_end() or the end of the session its consume() handles one event a call, which suspect_next() has marked, and consume() of other sessions answers stop. Waits up to 10 s for calls that still run; false: another session is in suspect mode, or a call has not ended. Raises SN002.';
 
+-- What is due, one of a tenant's queue as well: whoever searches takes it whatever the tenant's rate.
+CREATE FUNCTION sentinai.suspect_due(worker_type text, topic text, partition integer, due_at timestamptz) RETURNS bigint
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT d.id
+	  FROM ((SELECT p.id, p.next_attempt_at FROM sentinai.event_pending p
+			  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3 AND p.status <> 'parked' AND p.rate_limit IS NULL
+				AND p.next_attempt_at <= $4
+			  ORDER BY p.next_attempt_at, p.id LIMIT 1)
+			UNION ALL
+			(SELECT p.id, p.next_attempt_at FROM sentinai.event_pending p
+			  WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3 AND p.rate_limit IS NOT NULL AND p.next_attempt_at <= $4
+			  ORDER BY p.next_attempt_at, p.id LIMIT 1)) d
+	 ORDER BY d.next_attempt_at, d.id LIMIT 1
+$$;
+COMMENT ON FUNCTION sentinai.suspect_due(text, text, integer, timestamptz) IS
+	'Internal: the waiting event that a session in suspect mode handles next for a partition; NULL: none is due.';
+
 CREATE FUNCTION sentinai.suspect_next(worker_type text, topic text, partition integer, kafka_offset bigint DEFAULT NULL,
 									  broken boolean DEFAULT false) RETURNS integer
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -83,8 +102,7 @@ BEGIN
 	END IF;
 	-- As consume() takes it: what is due comes first.
 	SELECT p.id, p.origin_offset INTO due FROM sentinai.event_pending p
-	 WHERE p.worker_type = $1 AND p.topic = $2 AND p.partition = $3 AND p.status <> 'parked' AND p.next_attempt_at <= clock_timestamp()
-	 ORDER BY p.next_attempt_at, p.id LIMIT 1;
+	 WHERE p.id = sentinai.suspect_due($1, $2, $3, clock_timestamp());
 	IF due.id IS NULL AND $4 IS NULL THEN
 		RETURN NULL;
 	END IF;

@@ -46,6 +46,37 @@ CREATE FUNCTION sentinai.event_why_outbox(dlq_id bigint, token uuid, tenant_id t
 COMMENT ON FUNCTION sentinai.event_why_outbox(bigint, uuid, text, text) IS
 	'Internal: the outbox''s row of a dead letter''s retry, or with dlq_id NULL of an event of ours. before: rows of its topic that are to be published before it.';
 
+CREATE FUNCTION sentinai.event_why_place(waiting sentinai.event_pending) RETURNS bigint
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT count(*) FROM sentinai.event_pending p
+	 WHERE p.tenant_id = waiting.tenant_id AND p.rate_limit IS NOT NULL
+	   AND (p.next_attempt_at, p.id) <= (waiting.next_attempt_at, waiting.id)
+	$$;
+COMMENT ON FUNCTION sentinai.event_why_place(sentinai.event_pending) IS
+	'Internal: the place of an event in its tenant''s queue; 1: the next one.';
+
+CREATE FUNCTION sentinai.event_why_queue(waiting sentinai.event_pending) RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	DECLARE
+		-- PL/pgSQL, since the limits come later in the script.
+		rate record;
+	BEGIN
+		SELECT * INTO rate FROM sentinai.backpressure_limit(waiting.tenant_id);
+		RETURN format('deferred: tenant %s %s; appointment at %s, place %s of %s in its queue', waiting.tenant_id,
+			CASE WHEN rate.limit_value IS NULL THEN 'was over its rate, and is not limited any more'
+				 WHEN waiting.rate_limit = 'resumed' THEN 'was suspended, and its events are taken at its rate'
+				 ELSE format('is over its rate: events_ingested (%s)', waiting.rate_limit) END,
+			waiting.next_attempt_at, sentinai.event_why_place(waiting),
+			(SELECT count(*) FROM sentinai.event_pending p WHERE p.tenant_id = waiting.tenant_id AND p.rate_limit IS NOT NULL));
+	END
+	$$;
+COMMENT ON FUNCTION sentinai.event_why_queue(sentinai.event_pending) IS
+	'Internal: what event_why() says of an event in its tenant''s queue.';
+
 -- Work that waits in the database.
 CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker_type text) RETURNS sentinai.event_answer
 	LANGUAGE plpgsql STABLE
@@ -82,6 +113,7 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 												  WHERE c.worker_type = p.worker_type AND c.event_type = p.event_type AND c.tenant_id IN ('', p.tenant_id)
 												  ORDER BY c.opened_at LIMIT 1),
 												format('its circuit has closed, and it waits for the reader of %s/%s', p.topic, p.partition)))
+			WHEN p.rate_limit IS NOT NULL AND v_tenant_status <> 'suspended' THEN sentinai.event_why_queue(p)
 			WHEN p.status = 'deferred' AND p.next_attempt_at = 'infinity' THEN
 				format('deferred until tenant %s, which is %s, is resumed', $1, coalesce(v_tenant_status, 'gone'))
 			WHEN p.status = 'retrying' AND p.next_attempt_at > now() THEN
@@ -98,7 +130,8 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 		answer.details := jsonb_strip_nulls(jsonb_build_object('next_attempt_at', p.next_attempt_at, 'retry_count', p.retry_count,
 			'since', p.created_at, 'topic', p.topic, 'partition', p.partition, 'error_type', p.error_type, 'sqlstate', p.sqlstate,
 			'error_message', p.error_message, 'dlq_id', p.dlq_id, 'behind_event_id', CASE WHEN p.status = 'parked' THEN k.event_id END,
-			'behind_dlq_id', CASE WHEN p.status = 'parked' THEN k.dlq_id END, 'tenant_status', v_tenant_status));
+			'behind_dlq_id', CASE WHEN p.status = 'parked' THEN k.dlq_id END, 'tenant_status', v_tenant_status,
+			'rate_limit', p.rate_limit, 'place', CASE WHEN p.rate_limit IS NOT NULL THEN sentinai.event_why_place(p) END));
 		RETURN answer;
 	END
 	$$;

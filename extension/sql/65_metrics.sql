@@ -51,7 +51,10 @@ CREATE FUNCTION sentinai.metric_counters() RETURNS text
 	), processed AS (
 		SELECT labels, status, sum(count) AS n FROM series GROUP BY 1, 2
 	), failed AS (
-		SELECT labels, error_type, sum(count) AS n FROM series WHERE error_type <> '' GROUP BY 1, 2
+		SELECT labels, error_type, sum(count) AS n FROM series WHERE error_type <> '' AND status <> 'deferred' GROUP BY 1, 2
+	), deferred AS (
+		SELECT labels, CASE error_type WHEN '' THEN 'tenant_suspended' ELSE error_type END AS reason, sum(count) AS n
+		  FROM series WHERE status = 'deferred' GROUP BY 1, 2
 	), retried AS (
 		SELECT labels, sum(count) AS n FROM series WHERE status = 'retrying' GROUP BY 1
 	)
@@ -63,6 +66,9 @@ CREATE FUNCTION sentinai.metric_counters() RETURNS text
 									   '' ORDER BY labels, error_type) FROM failed), '')
 		|| sentinai.metric_head('retries_total', 'counter', 'Retries that were scheduled.')
 		|| coalesce((SELECT string_agg(format(E'retries_total{%s} %s\n', labels, n), '' ORDER BY labels) FROM retried), '')
+		|| sentinai.metric_head('events_deferred_total', 'counter', 'Times that an event was put away to wait, by why.')
+		|| coalesce((SELECT string_agg(format(E'events_deferred_total{%s,reason="%s"} %s\n', labels, sentinai.metric_label(reason), n),
+									   '' ORDER BY labels, reason) FROM deferred), '')
 $$;
 COMMENT ON FUNCTION sentinai.metric_counters() IS 'Internal: the counters of metrics().';
 
@@ -113,6 +119,15 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		 WHERE NOT EXISTS (SELECT FROM sentinai.dead_letter_queue d WHERE d.status IN ('pending', 'retrying'))
 	), waiting AS (
 		SELECT e.worker_type, e.status, count(*) AS n FROM sentinai.event_pending e GROUP BY 1, 2
+	), queued AS (
+		SELECT CASE WHEN current_setting('sentinai.metrics_include_tenant_id')::boolean THEN e.tenant_id ELSE 'all' END AS tenant_id,
+			   count(*) AS n
+		  FROM sentinai.event_pending e
+		 WHERE e.rate_limit IS NOT NULL
+		 GROUP BY 1
+		UNION ALL
+		SELECT 'all', 0
+		 WHERE NOT EXISTS (SELECT FROM sentinai.event_pending e WHERE e.rate_limit IS NOT NULL)
 	), unpublished AS (
 		SELECT o.topic, count(*) AS n, min(o.created_at) AS oldest
 		  FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
@@ -133,6 +148,9 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		|| sentinai.metric_head('events_pending', 'gauge', 'Events that wait in the database, by why.')
 		|| coalesce((SELECT string_agg(format(E'events_pending{worker_type="%s",status="%s"} %s\n', worker_type, status, n), ''
 									   ORDER BY worker_type, status) FROM waiting), '')
+		|| sentinai.metric_head('events_queued', 'gauge', 'Events that wait for their turn at their tenants'' rate.')
+		|| (SELECT string_agg(format(E'events_queued{tenant_id="%s"} %s\n', sentinai.metric_label(tenant_id), n), '' ORDER BY tenant_id)
+			  FROM queued)
 		|| sentinai.metric_head('outbox_backlog', 'gauge', 'Rows of the outbox that are not published.')
 		|| coalesce((SELECT string_agg(format(E'outbox_backlog{topic="%s"} %s\n', sentinai.metric_label(topic), n), '' ORDER BY topic)
 					   FROM unpublished), '')

@@ -198,6 +198,13 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	  FROM (SELECT e.worker_type, count(*) AS n FROM sentinai.event_pending e GROUP BY 1) p
 	 WHERE p.n > current_setting('sentinai.pending_max')::bigint
 	UNION ALL
+	SELECT 'deferred_max', format('%s events of tenant %s wait for their turn, the last one at %s; sentinai.deferred_max is %s', q.n,
+								  q.tenant_id, q.last, current_setting('sentinai.deferred_max')),
+		   format('SELECT * FROM sentinai.rate_limit_forecast(%L) says when that ends; rate_limit_set() changes the tenant''s rate.', q.tenant_id)
+	  FROM (SELECT e.tenant_id, count(*) AS n, max(e.next_attempt_at) AS last FROM sentinai.event_pending e
+			 WHERE e.rate_limit IS NOT NULL GROUP BY 1) q
+	 WHERE q.n > current_setting('sentinai.deferred_max')::bigint
+	UNION ALL
 	SELECT 'worker_' || w.status, format('%s %s: %s', w.worker_type, w.instance_id, coalesce(w.error_message, w.status)),
 		   'See its log.'
 	  FROM sentinai.worker_list() w WHERE w.status IN ('unhealthy', 'degraded')

@@ -78,7 +78,7 @@ BEGIN
 				'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
 			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'event_trace',
 				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
-				'metrics', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
+				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status', 'usage_summary', 'usage_details', 'usage_export', 'usage_closed_until',
 				'usage_check_type', 'usage_check_tenant', 'usage_check_read', 'usage_check_granularity', 'usage_bucket',
@@ -135,7 +135,7 @@ BEGIN
 		 WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace
 		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
 				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
-				'worker_instance', 'circuit', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
+				'worker_instance', 'circuit', 'backpressure', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
 				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',

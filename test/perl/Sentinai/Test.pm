@@ -107,13 +107,15 @@ sub remove_leftovers
 	return;
 }
 
-# Workers log in as what they will be in production: a member of sentinai_worker and of nothing else.
+# Workers log in as what they will be in production: a member of sentinai_worker and of nothing else. A test sends as fast as
+# it can; one about the rate of tenants sets it.
 sub create_extension
 {
 	my ($self) = @_;
 	my $password = unpack 'H*', join '', map { chr int rand 256 } 1 .. 16;
 
 	$self->sql('CREATE EXTENSION sentinai');
+	$self->sql(q{SELECT sentinai.rate_limit_type_set('events_ingested', 1000, 60, enabled => false)});
 	$self->sql("CREATE ROLE regress_worker LOGIN PASSWORD '$password' IN ROLE sentinai_worker");
 	$self->{worker_url} = $self->{url} =~ s{//[^@]*@}{//regress_worker:$password@}r;
 	return;
