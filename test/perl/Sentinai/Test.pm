@@ -27,6 +27,7 @@ Sentinai::Test - a cluster, a broker and workers of a test's own
   $w->stop;  $w->kill;  $w->start;                # SIGTERM and its status; SIGKILL; the same once more
   my ($status, $body) = $w->http('/healthz');
   my $copy = $t->copy_cluster('copy');            # the same, on a base backup of the cluster
+  my $s = $t->standby('standby');                 # the same, streaming; $s->cluster('promote'); $t->move_to($s)
   $t->program('pg_dump', '-f', $file, 'sentinai');
   $t->cluster('immediate'); $t->cluster('start'); # a command of test/cluster/cluster
   $t->kafka('kill'); $t->kafka('start');          # a command of test/kafka/kafka
@@ -184,6 +185,19 @@ sub kafka
 sub copy_cluster
 {
 	my ($self, $name) = @_;
+	return $self->other_cluster($name, 'copy');
+}
+
+# The same, streaming from it
+sub standby
+{
+	my ($self, $name) = @_;
+	return $self->other_cluster($name, 'standby');
+}
+
+sub other_cluster
+{
+	my ($self, $name, $command) = @_;
 	my $copy = bless {
 		%$self,
 		dir => "$self->{dir}/$name",
@@ -194,10 +208,18 @@ sub copy_cluster
 	}, ref $self;
 
 	unshift @alive, $copy;		# ends before the one whose folder it lies in
-	$copy->cluster('copy', $self->{cluster_dir});
+	$copy->cluster($command, $self->{cluster_dir});
 	$copy->cluster('start');
 	$copy->read_environment;
 	return $copy;
+}
+
+# From now on this test's cluster is the other's
+sub move_to
+{
+	my ($self, $other) = @_;
+	@$self{qw(cluster_dir socket port url)} = @$other{qw(cluster_dir socket port url)};
+	return;
 }
 
 # A program of the server's (pg_dump, pgbench), as the superuser over the socket
