@@ -257,6 +257,15 @@ $harm{suspend} = sub {
 	$h->ask("SELECT sentinai.tenant_suspend('" . some(@{ $h->{tenants} }) . "', 'torture')");
 	return;
 };
+# More than the limit waits for its appointment, until the limit is lifted
+$harm{limit_tenant} = sub {
+	my ($h) = @_;
+	my $tenant = some(@{ $h->{tenants} });
+	$h->ask("SELECT sentinai.rate_limit_set('$tenant', 'events_ingested', 20, 1, reason => 'torture')");
+	push @{ $h->{undo} }, sub { $h->ask("SELECT sentinai.rate_limit_delete('$tenant', 'events_ingested', 'torture')") };
+	$h->produce(Torture::Load::more_records($h, 150));
+	return;
+};
 $harm{open_circuit} = sub {
 	my ($h) = @_;
 	$h->ask(q{SELECT sentinai.circuit_open('work', '} . some(qw(Step Bulk)) . q{')});
