@@ -32,56 +32,34 @@ CREATE FUNCTION sentinai.intake_handle(events sentinai.event[])
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	this_round	bigint := 0;
-	last_round	bigint := 1;
+	last_round	integer;
+	rounds		integer[];		-- of each event; NULL: all are of the first
 	bad			bigint[];
 	errors		text[];
 	counted_tenants	text[];
 	counted_domains	text[];
 	counts		bigint[];
-	emitted_events	bigint;		-- taken, so that every row of the CTE is computed
+	n_emitted	bigint;			-- taken, so that emit() is called
 BEGIN
-	WHILE this_round < last_round LOOP
-		this_round := this_round + 1;
-		WITH given AS MATERIALIZED (
-			SELECT u.*, coalesce(u.exception_id, u.event_id) COLLATE "C" AS id,
-				   row_number() OVER (PARTITION BY u.tenant_id COLLATE "C", coalesce(u.exception_id, u.event_id) COLLATE "C"
-									  ORDER BY u.place) AS round
-			  FROM unnest(events) WITH ORDINALITY AS u (event_id, event_type, tenant_id, exception_id, "timestamp",
-														correlation_id, version, payload, metadata, place)
-		), fields AS MATERIALIZED (
-			SELECT g.*,
-				   p.domain, p.type, lower(p.severity) AS severity, p.source_system, p.entity, p.owner,
-				   CASE jsonb_typeof(p.amount)
-						WHEN 'number' THEN p.amount::numeric
-						WHEN 'string' THEN
-							CASE WHEN p.amount #>> '{}' ~ '^[+-]?[0-9]+(\.[0-9]+)?$' AND length(p.amount #>> '{}') <= 1000
-								 THEN (p.amount #>> '{}')::numeric END
-				   END AS amount,
-				   p.amount IS NOT NULL AND jsonb_typeof(p.amount) <> 'null' AS has_amount,
-				   sentinai.intake_deadline(p.sla_deadline) AS sla_deadline,
-				   p.sla_deadline IS NOT NULL AS has_deadline
-			  FROM given g
-			 CROSS JOIN LATERAL (
-				SELECT g.payload->>'domain' AS domain,
-					   coalesce(g.payload->>'type', g.payload->>'exception_type') AS type,
-					   g.payload->>'severity' AS severity,
-					   g.payload->>'source_system' AS source_system,
-					   g.payload->>'entity' AS entity,
-					   g.payload->>'owner' AS owner,
-					   g.payload->'amount' AS amount,
-					   g.payload->>'sla_deadline' AS sla_deadline
-				OFFSET 0) p
-			 WHERE g.round = this_round
-		), checked AS MATERIALIZED (
+	SELECT max(x.n) INTO last_round
+	  FROM (SELECT count(*) AS n FROM unnest(events) u GROUP BY u.tenant_id, coalesce(u.exception_id, u.event_id)) x;
+	IF last_round > 1 THEN
+		SELECT array_agg(x.round ORDER BY x.place) INTO rounds
+		  FROM (SELECT u.place, row_number() OVER (PARTITION BY u.tenant_id, coalesce(u.exception_id, u.event_id) ORDER BY u.place) AS round
+				  FROM unnest(events) WITH ORDINALITY AS u (event_id, event_type, tenant_id, exception_id, "timestamp",
+															correlation_id, version, payload, metadata, place)) x;
+	END IF;
+	FOR this_round IN 1 .. last_round LOOP
+		-- The inner queries compute what the outer ones use more than once; OFFSET 0 keeps them apart.
+		WITH checked AS MATERIALIZED (
 			SELECT f.*,
 				   CASE
 						WHEN f.severity NOT IN ('low', 'medium', 'high', 'critical')
 							THEN format('severity is %s and must be low, medium, high or critical', left(f.payload->>'severity', 100))
-						WHEN f.has_amount AND f.amount IS NULL
+						WHEN f.amount IS NULL AND jsonb_typeof(f.given_amount) <> 'null'
 							THEN format('amount is %s and must be a number', left(f.payload->>'amount', 100))
-						WHEN f.has_deadline AND f.sla_deadline IS NULL
-							THEN format('sla_deadline is %s and must be a time of RFC 3339', left(f.payload->>'sla_deadline', 100))
+						WHEN f.sla_deadline IS NULL AND f.given_deadline IS NOT NULL
+							THEN format('sla_deadline is %s and must be a time of RFC 3339', left(f.given_deadline, 100))
 						WHEN jsonb_typeof(f.payload->'domain') IN ('object', 'array') THEN 'domain must be text'
 						WHEN jsonb_typeof(f.payload->'type') IN ('object', 'array')
 						  OR jsonb_typeof(f.payload->'exception_type') IN ('object', 'array') THEN 'type must be text'
@@ -89,7 +67,31 @@ BEGIN
 						WHEN jsonb_typeof(f.payload->'entity') IN ('object', 'array') THEN 'entity must be text'
 						WHEN jsonb_typeof(f.payload->'owner') IN ('object', 'array') THEN 'owner must be text'
 				   END AS error
-			  FROM fields f
+			  FROM (
+				SELECT p.*,
+					   CASE jsonb_typeof(p.given_amount)
+							WHEN 'number' THEN p.given_amount::numeric
+							WHEN 'string' THEN
+								CASE WHEN p.given_amount #>> '{}' ~ '^[+-]?[0-9]+(\.[0-9]+)?$' AND length(p.given_amount #>> '{}') <= 1000
+									 THEN (p.given_amount #>> '{}')::numeric END
+					   END AS amount,
+					   sentinai.intake_deadline(p.given_deadline) AS sla_deadline
+				  FROM (
+					SELECT u.*, coalesce(u.exception_id, u.event_id) COLLATE "C" AS id,
+						   u.payload->>'domain' AS domain,
+						   coalesce(u.payload->>'type', u.payload->>'exception_type') AS type,
+						   lower(u.payload->>'severity') AS severity,
+						   u.payload->>'source_system' AS source_system,
+						   u.payload->>'entity' AS entity,
+						   u.payload->>'owner' AS owner,
+						   u.payload->'amount' AS given_amount,
+						   u.payload->>'sla_deadline' AS given_deadline
+					  FROM ROWS FROM (unnest(events), unnest(rounds)) WITH ORDINALITY AS u (event_id, event_type, tenant_id, exception_id,
+							"timestamp", correlation_id, version, payload, metadata, round, place)
+					 WHERE coalesce(u.round, 1) = this_round
+					OFFSET 0) p
+				OFFSET 0) f
+			 ORDER BY f.tenant_id COLLATE "C", f.id
 		), stored AS (
 			INSERT INTO sentinai.exceptions AS x
 				(tenant_id, exception_id, domain, type, severity, source_system, entity, amount, sla_deadline, owner, created_at)
@@ -97,7 +99,6 @@ BEGIN
 				   c."timestamp"
 			  FROM checked c
 			 WHERE c.error IS NULL
-			 ORDER BY c.tenant_id COLLATE "C", c.id
 			-- The source knows better what it said last; what it leaves out stays, and so does what the platform decided.
 			ON CONFLICT (tenant_id, exception_id) DO UPDATE
 			   SET domain = coalesce(excluded.domain, x.domain),
@@ -123,28 +124,22 @@ BEGIN
 				   c.payload, c."timestamp"
 			  FROM checked c
 			 WHERE c.error IS NULL
-			 ORDER BY c.tenant_id COLLATE "C", c.id, c.event_id COLLATE "C"
 			ON CONFLICT DO NOTHING
-		), emitted AS (
-			SELECT sentinai.emit(
+		)
+		SELECT array_agg(c.place) FILTER (WHERE c.error IS NOT NULL), array_agg(c.error) FILTER (WHERE c.error IS NOT NULL),
+			   count(CASE WHEN c.error IS NULL THEN
+				   sentinai.emit(
 					   ROW(c.event_id, c.event_type, c.tenant_id, c.exception_id, c."timestamp", c.correlation_id, c.version,
 						   c.payload, c.metadata)::sentinai.event,
-					   'ExceptionNormalized',
-					   jsonb_strip_nulls(jsonb_build_object(
-						   'domain', c.domain, 'type', c.type, 'severity', c.severity, 'source_system', c.source_system,
-						   'entity', c.entity, 'amount', c.amount, 'owner', c.owner,
-						   'sla_deadline', to_char(c.sla_deadline AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))),
-					   c.id) AS event_id
-			  FROM (SELECT * FROM checked WHERE checked.error IS NULL ORDER BY place) c
-		)
-		SELECT (SELECT max(g.round) FROM given g),
-			   (SELECT array_agg(c.place) FROM checked c WHERE c.error IS NOT NULL),
-			   (SELECT array_agg(c.error) FROM checked c WHERE c.error IS NOT NULL),
-			   (SELECT count(e.event_id) FROM emitted e),
-			   (SELECT array_agg(c.tenant_id) FROM counted c),
-			   (SELECT array_agg(c.domain) FROM counted c),
-			   (SELECT array_agg(c.n) FROM counted c)
-		  INTO last_round, bad, errors, emitted_events, counted_tenants, counted_domains, counts;
+					   'ExceptionNormalized', jsonb_strip_nulls(to_jsonb(n)), c.id) END),
+			   (SELECT array_agg(t.tenant_id) FROM counted t),
+			   (SELECT array_agg(t.domain) FROM counted t),
+			   (SELECT array_agg(t.n) FROM counted t)
+		  INTO bad, errors, n_emitted, counted_tenants, counted_domains, counts
+		  FROM checked c
+		 CROSS JOIN LATERAL (
+			SELECT c.domain, c.type, c.severity, c.source_system, c.entity, c.amount, c.owner,
+				   to_char(c.sla_deadline AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS sla_deadline) n;
 		PERFORM sentinai.usage_record_batch(counted_tenants, 'exceptions', counted_domains, counts);
 
 		FOR i IN 1 .. coalesce(array_length(bad, 1), 0) LOOP
