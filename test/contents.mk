@@ -62,6 +62,7 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
+	160_rate_limit \
 	161_rate_limit_model \
 	185_report_pdf \
 	200_runbook \
