@@ -59,6 +59,12 @@ sn_emit_give(SnWork **works, int n, bool given)
 }
 
 bool
+sn_in_handler(void)
+{
+	return current_batch != NULL;
+}
+
+bool
 sn_emit_any_failed(SnWork **works, int n)
 {
 	for (int i = 0; i < n; i++)

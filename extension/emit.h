@@ -9,6 +9,8 @@
 
 extern void sn_emit_begin(SnBatch *batch, SnWork **works, int n);
 extern void sn_emit_give(SnWork **works, int n, bool given);
+/* A handler is running. */
+extern bool sn_in_handler(void);
 extern bool sn_emit_any_failed(SnWork **works, int n);
 extern void sn_emit_end(void);
 extern void sn_emit_add(SnBatch *batch, SnWork *parent, const char *event_type, Datum payload, const char *exception_id,

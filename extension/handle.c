@@ -65,6 +65,8 @@ static const char *const handler_settings[] = {"search_path",	   "enable_seqscan
 											   "enable_mergejoin", "plan_cache_mode", "jit"};
 
 /* Thread of control: set by the timer's signal handler. */
+bool sn_rehearsing = false;
+
 static volatile sig_atomic_t handler_timed_out = false;
 static TimeoutId handler_timeout = MAX_TIMEOUTS;
 
@@ -802,7 +804,16 @@ sn_handle_rehearse(SnRehearsal *rehearsal)
 		Slice slice = {batch, batch->work, 1, -1, 0};
 
 		sn_claim_index(batch);
-		rehearsal->ok = try_slice(&slice, &failure, &named, false) && !named;
+		sn_rehearsing = true;
+		PG_TRY();
+		{
+			rehearsal->ok = try_slice(&slice, &failure, &named, false) && !named;
+		}
+		PG_FINALLY();
+		{
+			sn_rehearsing = false;
+		}
+		PG_END_TRY();
 		if (!rehearsal->ok && !named)
 			work->failure = failure;
 		rehearsal->n_emitted = slice.n_emitted;

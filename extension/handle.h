@@ -35,6 +35,9 @@ typedef struct SnRehearsal
  */
 extern void sn_handle_rehearse(SnRehearsal *rehearsal);
 
+/* Handlers run in a rehearsal: what stands outside of transactions is not to be touched. */
+extern bool sn_rehearsing;
+
 /* Raises where a handler is running that must not use this command, because the command's effect would outlive it. */
 extern void sn_handler_check_command(Node *stmt);
 

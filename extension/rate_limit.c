@@ -5,7 +5,8 @@
  * A call finds its slot in shared memory, makes sure that the slot's configuration still counts, and decides under the
  * lock of the slot's partition, so that decisions are exact however many sessions there are. Counts stand outside of
  * transactions on purpose: a call that was refused, or rolled back, has been made. Only what sn_rate_limit_reserve() and
- * sn_rate_limit_appoint() took is given back when the (sub)transaction aborts; this backend keeps a list of it.
+ * sn_rate_limit_appoint() took is given back when the (sub)transaction aborts, and what was granted to a handler, whose
+ * work is undone then and will be done again; this backend keeps a list of it.
  *
  * A transaction that has itself changed limits decides on slots of its own, which die with it, and counts in the shared
  * ones too: others neither see a change that is not committed, nor are the calls lost.
@@ -30,7 +31,9 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "emit.h"
 #include "guc.h"
+#include "handle.h"
 #include "rate_limit.h"
 #include "rate_limit_config.h"
 #include "rate_limit_save.h"
@@ -100,7 +103,7 @@ slot_adopt(SnSlot *slot, const SnLimitRead *read, TimestampTz now)
 	const SnSlotConfig *config = &read->config;
 	SnWindow written = read->window;
 
-	if (config->since > slot->since || (config->enabled && !slot->enabled))
+	if (config->since > slot->since || config->enabled != slot->enabled)
 	{
 		memset(&slot->window, 0, sizeof(SnWindow));
 		slot->appointment = 0;
@@ -188,11 +191,12 @@ call_find(Call *call)
 }
 
 /*
- * Makes the limit's slot ready to be decided on at call->now, and locks its partition; call_end() unlocks it. make: a slot
- * is made where there is none. If the limit is not known nothing is locked.
+ * Makes the limit's slot ready to be decided on at call->now, and locks its partition; call_end() unlocks it. Where the
+ * call only looks, a copy of the slot is made ready, and no slot is made where there is none. If the limit is not known
+ * nothing is locked.
  */
 static SnLimitLookup
-call_begin(Call *call, bool make)
+call_begin(Call *call, bool look)
 {
 	SnLimitLookup lookup = SN_LIMIT_NO_TYPE;
 	const SnLimitType *type;
@@ -212,7 +216,7 @@ call_begin(Call *call, bool make)
 			break;
 		lookup = sn_limit_read(type, &call->key, &read);
 		if (lookup == SN_LIMIT_FOUND)
-			call_adopt(call, &read, make);
+			call_adopt(call, &read, !look);
 		else
 			drop_slot(&call->key);
 	}
@@ -220,6 +224,11 @@ call_begin(Call *call, bool make)
 		return SN_LIMIT_NO_TYPE;
 	if (lookup == SN_LIMIT_NO_TENANT)
 		return lookup;
+	if (look)
+	{
+		call->unshared = *call->slot;
+		call->slot = &call->unshared;
+	}
 	sn_window_roll(&call->slot->window, call->slot->seconds, call->now);
 	return SN_LIMIT_FOUND;
 }
@@ -230,47 +239,37 @@ call_end(Call *call)
 	sn_slot_unlock(&call->key);
 }
 
-/* The shared slot that counts with this transaction's own; NULL: there is none. */
+/* The slot that other sessions see; NULL: there is none. */
 static SnSlot *
-shared_too(Call *call)
+call_shared(Call *call)
 {
-	SnSlot *shared = call->private ? sn_slot_find(&call->key) : NULL;
+	SnSlot *shared = call->slot;
 
+	if (!call->private)
+		return shared == &call->unshared ? NULL : shared;
+	shared = sn_slot_find(&call->key);
 	if (shared)
 		sn_window_roll(&shared->window, shared->seconds, call->now);
 	return shared;
 }
 
-static bool
-is_shared(const Call *call)
-{
-	return !call->private && call->slot != &call->unshared;
-}
-
+/*
+ * Changes the counts, of a private slot those of the shared one too. Not in a rehearsal, whose calls only look, and not
+ * where the limit is disabled.
+ */
 static void
-call_grant(Call *call, int64 n)
+call_count(Call *call, void (*change)(SnWindow *window, int64 n), int64 n)
 {
-	SnSlot *shared = shared_too(call);
+	SnSlot *shared;
 
-	if (!call->slot->enabled || n == 0)
+	if (sn_rehearsing || !call->slot->enabled || n == 0)
 		return;
-	sn_window_grant(&call->slot->window, n);
+	shared = call_shared(call);
+	change(&call->slot->window, n);
+	if (call->private && shared)
+		change(&shared->window, n);
 	if (shared)
-		sn_window_grant(&shared->window, n);
-	if (shared || is_shared(call))
-		sn_slot_changed(&call->key, shared ? shared : call->slot);
-}
-
-static void
-call_refuse(Call *call, int64 n)
-{
-	SnSlot *shared = shared_too(call);
-
-	sn_window_refuse(&call->slot->window, n);
-	if (shared)
-		sn_window_refuse(&shared->window, n);
-	if (shared || is_shared(call))
-		sn_slot_changed(&call->key, shared ? shared : call->slot);
+		sn_slot_changed(&call->key, shared);
 }
 
 /* Units that would be granted now, where that many were granted in the window that ends now. */
@@ -370,11 +369,11 @@ taken_is(const Taken *t, const Call *call)
 		   memcmp(t->tenant_id, call->key.tenant_id, call->key.tenant_len) == 0;
 }
 
-/* Room for one more, before anything is locked. */
+/* Room for n more, before anything is locked. */
 static void
-taken_prepare(void)
+taken_prepare(int n)
 {
-	if (n_taken < max_taken)
+	if (n_taken + n <= max_taken)
 		return;
 	max_taken = Max(64, max_taken * 2);
 	if (taken == NULL)
@@ -400,6 +399,15 @@ taken_add(const Call *call, int64 granted, int64 appointed_us)
 	}
 	t->granted += granted;
 	t->appointed_us += appointed_us;
+}
+
+/* Counts what a question of SQL was granted or refused. */
+static void
+call_charge(Call *call, bool granted, int64 n)
+{
+	call_count(call, granted ? sn_window_grant : sn_window_refuse, n);
+	if (granted && sn_in_handler() && call->slot->enabled && !sn_rehearsing)
+		taken_add(call, n, 0);
 }
 
 static void
@@ -456,7 +464,7 @@ begin_for(Call *call, const char *tenant_id, const char *limit_type, TimestampTz
 	call->tenant_id = tenant_id;
 	call->tenant_len = strlen(tenant_id);
 	call->now = now;
-	return call->tenant_len <= SN_TENANT_LEN && call_begin(call, true) == SN_LIMIT_FOUND;
+	return call->tenant_len <= SN_TENANT_LEN && call_begin(call, false) == SN_LIMIT_FOUND;
 }
 
 int64
@@ -465,11 +473,11 @@ sn_rate_limit_reserve(const char *tenant_id, const char *limit_type, int64 n, Ti
 	Call call;
 	int64 granted;
 
-	taken_prepare();
+	taken_prepare(1);
 	if (!begin_for(&call, tenant_id, limit_type, now, state))
 		return 0;
 	granted = call.slot->enabled ? Min(n, call_available(&call)) : n;
-	call_grant(&call, granted);
+	call_count(&call, sn_window_grant, granted);
 	if (call.slot->enabled)
 		taken_add(&call, granted, 0);
 	call_state(&call, 1, granted == n, state);
@@ -496,7 +504,7 @@ sn_rate_limit_appoint(const char *tenant_id, const char *limit_type, TimestampTz
 	SnRateLimit state;
 	TimestampTz place = now;
 
-	taken_prepare();
+	taken_prepare(1);
 	if (!begin_for(&call, tenant_id, limit_type, now, &state))
 		return now;
 	if (call.slot->enabled)
@@ -507,7 +515,7 @@ sn_rate_limit_appoint(const char *tenant_id, const char *limit_type, TimestampTz
 
 		place = Max(last + step, call_fits_at(&call, 1));
 		call.slot->appointment = place;
-		if (is_shared(&call))
+		if (call_shared(&call) == call.slot)
 			sn_slot_changed(&call.key, call.slot);
 		taken_add(&call, 0, step);
 	}
@@ -689,6 +697,14 @@ may_bypass(void)
 
 /* ---- check and peek ---- */
 
+/* For metrics(): how a call ended. */
+static void
+count_result(const Call *call, bool free_pass, bool fits)
+{
+	if (!sn_rehearsing)
+		sn_slot_count(call->counter, free_pass ? SN_LIMIT_BYPASSED : fits ? SN_LIMIT_ALLOWED : SN_LIMIT_REFUSED);
+}
+
 /* Decides on one limit, and charges it unless the call only looks. Raises where the cost can never be granted. */
 static void
 decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
@@ -697,17 +713,19 @@ decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
 	bool above;
 	bool fits;
 
-	call_require(call, call_begin(call, !peek && !free_pass));
+	if (sn_in_handler())
+		taken_prepare(1);
+	call_require(call, call_begin(call, peek || free_pass));
 	above = !free_pass && call->slot->enabled && cost > call->slot->limit;
 	fits = free_pass || (!above && call_fits(call, cost));
 	if (!peek && !free_pass && !above)
-		fits ? call_grant(call, cost) : call_refuse(call, cost);
+		call_charge(call, fits, cost);
 	call_state(call, cost, fits, state);
 	call_end(call);
 	if (above)
 		raise_above_limit(call, cost, state);
 	if (!peek)
-		sn_slot_count(call->counter, free_pass ? SN_LIMIT_BYPASSED : fits ? SN_LIMIT_ALLOWED : SN_LIMIT_REFUSED);
+		count_result(call, free_pass, fits);
 }
 
 /* allowed, limit, current, remaining, retry_after, reset_at */
@@ -800,17 +818,11 @@ Datum
 sn_rate_limit_refund(PG_FUNCTION_ARGS)
 {
 	Call call;
-	SnSlot *shared;
 	int64 n = cost_arg(fcinfo, 2);
 
 	call_args(&call, fcinfo);
-	call_require(&call, call_begin(&call, true));
-	shared = shared_too(&call);
-	sn_window_refund(&call.slot->window, n);
-	if (shared)
-		sn_window_refund(&shared->window, n);
-	if (shared || is_shared(&call))
-		sn_slot_changed(&call.key, shared ? shared : call.slot);
+	call_require(&call, call_begin(&call, false));
+	call_count(&call, sn_window_refund, n);
 	call_end(&call);
 	PG_RETURN_VOID();
 }
@@ -824,7 +836,7 @@ sn_rate_limit_body(PG_FUNCTION_ARGS)
 	StringInfoData body;
 
 	call_args(&call, fcinfo);
-	call_require(&call, call_begin(&call, false));
+	call_require(&call, call_begin(&call, true));
 	call_state(&call, 1, call_fits(&call, 1), &state);
 	call_end(&call);
 	initStringInfo(&body);
@@ -848,7 +860,7 @@ sn_rate_limit_state(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "rate_limit_state: the result is no row");
 	call_args(&call, fcinfo);
-	call_require(&call, call_begin(&call, false));
+	call_require(&call, call_begin(&call, true));
 	call_state(&call, 1, true, &state);
 	call_end(&call);
 	values[0] = Int64GetDatum(state.limit);
@@ -910,19 +922,19 @@ costs_arg(FunctionCallInfo fcinfo, int arg, int n)
  * a slot was evicted or changed in between.
  */
 static bool
-calls_begin(Call *calls, int n, bool make)
+calls_begin(Call *calls, int n, bool look)
 {
 	bool ready = true;
 
 	for (int i = 0; i < n; i++)
 	{
-		call_require(&calls[i], call_begin(&calls[i], make));
+		call_require(&calls[i], call_begin(&calls[i], look));
 		call_end(&calls[i]);
 	}
 	sn_slot_lock(&calls[0].key);
 	for (int i = 0; i < n; i++)
 	{
-		if (!is_shared(&calls[i]))
+		if (calls[i].private || calls[i].slot == &calls[i].unshared)
 			continue;
 		calls[i].slot = sn_slot_find(&calls[i].key);
 		ready = ready && calls[i].slot != NULL && slot_current(calls[i].slot, &calls[i].key);
@@ -963,9 +975,9 @@ decide_all(Call *calls, const int64 *costs, SnRateLimit *states, int n, int *abo
 		bool fits = free_pass || call_fits(&calls[i], costs[i]);
 
 		if (all_fit && !free_pass)
-			call_grant(&calls[i], costs[i]);
+			call_charge(&calls[i], true, costs[i]);
 		else if (!fits && *above < 0)
-			call_refuse(&calls[i], costs[i]);
+			call_charge(&calls[i], false, costs[i]);
 		call_state(&calls[i], costs[i], fits, &states[i]);
 		if (*above < 0)
 			sn_slot_count(calls[i].counter, free_pass ? SN_LIMIT_BYPASSED
@@ -1022,8 +1034,10 @@ sn_rate_limit_check_all(PG_FUNCTION_ARGS)
 		call_type(&calls[i], DatumGetTextPP(types[i]));
 	}
 	check_distinct(calls, n);
+	if (sn_in_handler())
+		taken_prepare(n);
 
-	while (!calls_begin(calls, n, !may_bypass()))
+	while (!calls_begin(calls, n, may_bypass()))
 		CHECK_FOR_INTERRUPTS();
 	tightest = decide_all(calls, costs, states, n, &above);
 	call_end(&calls[0]);

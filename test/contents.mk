@@ -23,6 +23,7 @@ REGRESS = \
 	circuit \
 	backpressure \
 	suspect \
+	rate_limit \
 	report
 
 # test/pgtap/NAME.sql
@@ -41,6 +42,7 @@ ISOLATION = \
 	fence \
 	dead_letter \
 	circuit \
+	rate_limit \
 	suspect \
 	idempotency
 
