@@ -69,12 +69,14 @@ TAP = \
 	185_report_pdf \
 	200_runbook \
 	210_docs \
+	220_capacity \
 	300_torture \
 	310_points
 
 # Names that are no subject of extension/sql, and may still name a test
 GENERAL = \
 	blocked \
+	capacity \
 	catalog \
 	circle \
 	docs \

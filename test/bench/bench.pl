@@ -20,6 +20,7 @@
 # BENCH_RATE, BENCH_SECONDS  of latency, 1000 events a second for 10 seconds
 # BENCH_MEMORY_EVENTS  of memory, 5000000
 use Sentinai::Bench;
+use Sentinai::Capacity;
 use Sentinai::Load;
 use Sentinai::Test;
 use POSIX ();
@@ -161,9 +162,18 @@ sub note_sizes
 			sum(pg_table_size(i.inhrelid)) FILTER (WHERE i.inhparent = 'sentinai.event_processing_log'::regclass),
 			sum(pg_indexes_size(i.inhrelid)) FILTER (WHERE i.inhparent = 'sentinai.event_processing_log'::regclass)
 		  FROM pg_inherits i WHERE i.inhparent IN ('sentinai.event_log'::regclass, 'sentinai.event_processing_log'::regclass)});
-	my @names = ('event_log', 'event_log, its indexes', 'event_processing_log', 'event_processing_log, its index');
+	my $said = calculator($t, emitted => 0, intake => 0, type_bytes => length 'LoadArrived');
+	my @figures = (
+		[ 'event_log', $said->{event_log}{row_bytes} ],
+		[ 'event_log, its indexes', $said->{event_log}{index_bytes} ],
+		[ 'event_processing_log', $said->{event_processing_log}{row_bytes} ],
+		[ 'event_processing_log, its index', $said->{event_processing_log}{index_bytes} ]);
 
-	note_figure("size: $names[$_]", 'bytes/event', $row->[$_] / $events) for 0 .. 3;
+	for my $i (0 .. 3)
+	{
+		note_figure("size: $figures[$i][0]", 'bytes/event', $row->[$i] / $events);
+		note_figure('    calculated', 'bytes/event', $figures[$i][1], undef, $figures[$i][0]);
+	}
 	return;
 }
 
@@ -199,6 +209,8 @@ sub load_round
 	note_figure('CPU of COPY, 2 backends', 'us/event', $copy_two->{server_us});
 	note_figure('    ratio of COPY to the server, 2 processors', '', $copy_two->{server_us} / $two->{server_us});
 	note_figure('WAL of load', 'bytes/event', $two->{wal});
+	note_figure('    calculated', 'bytes/event',
+		calculator($t, emitted => 0, intake => 0, type_bytes => length 'LoadArrived')->{all}{wal_bytes}, undef, 'WAL of load');
 	note_figure('WAL of COPY', 'bytes/event', $copy_two->{wal});
 	note_figure('    ratio of WAL', '', $two->{wal} / $copy_two->{wal}, '<= 1.3');
 	note_figure('index entries of load', 'entries/event', $two->{entries});
@@ -247,6 +259,7 @@ sub intake_round
 	note_figure('(b) intake, 2 processors, and published back', 'events/s', $published, '>= 16700');
 	note_cpu('intake', $run);
 	note_figure('WAL of intake', 'bytes/event', $run->{wal});
+	note_figure('    calculated', 'bytes/event', calculator($t)->{all}{wal_bytes}, undef, 'WAL of intake');
 	note_figure('index entries of intake', 'entries/event', $load->index_entries($intake_events));
 	return;
 }

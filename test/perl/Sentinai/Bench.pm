@@ -10,7 +10,7 @@ Sentinai::Bench - the figures of a bench: noted in each round, shown as a table,
 
   note_figure('load, 2 processors', 'events/s', 25_000);        # once a round
   note_figure('    ratio to COPY', '', 0.5, '>= 0.3');          # with a goal: the table says whether the median meets it
-  report($t, 'bench', 'two rounds of 100000 events', rounds => 2);        # and build/bench/bench.json
+  report($t, 'bench', 'two rounds of 100000 events', rounds => 2);        # and build/bench/bench.json, bench.txt
 
 =cut
 
@@ -74,27 +74,44 @@ sub machine
 	return sprintf '%d cores, %s; %s', $cores, $model // 'unknown', $t->sql('SELECT version()') =~ s/ on .*//r;
 }
 
-# The table of all figures, and build/bench/NAME.json, which has the further arguments too
+sub write_file
+{
+	my ($name, $text) = @_;
+	open my $file, '>', $name or die "$name: $!";
+	print {$file} $text;
+	close $file or die "$name: $!";
+	return;
+}
+
+# A line a figure
+sub table
+{
+	my $table = sprintf "%-52s %10s %10s %10s  %s\n", 'figure', 'min', 'median', 'max', 'unit';
+
+	for my $figure (@figures)
+	{
+		@$figure{qw(min median max)} = map { percentile($_, @{ $figure->{values} }) } 0, 50, 100;
+		my @columns = ((map { shown($_) } @$figure{qw(min median max)}), join ' ', grep { $_ } $figure->{unit}, goal_of($figure));
+		$table .= sprintf("%-52s %10s %10s %10s  %s", $figure->{name}, @columns) =~ s/ +$//r . "\n";
+	}
+	return $table;
+}
+
+# The table of all figures; it is in build/bench/NAME.txt too, and in NAME.json with each value and the further arguments
 sub report
 {
 	my ($t, $name, $headline, %more) = @_;
 	my $folder = "$t->{build}/bench";
 	my $machine = machine($t);
+	my $text = "$machine\n$headline\n\n" . table();
 
-	print "\n$machine\n$headline\n\n";
-	printf "%-52s %10s %10s %10s  %s\n", 'figure', 'min', 'median', 'max', 'unit';
-	for my $figure (@figures)
-	{
-		@$figure{qw(min median max)} = map { percentile($_, @{ $figure->{values} }) } 0, 50, 100;
-		my @columns = ((map { shown($_) } @$figure{qw(min median max)}), join ' ', grep { $_ } $figure->{unit}, goal_of($figure));
-		printf "%-52s %10s %10s %10s  %s\n", $figure->{name}, @columns;
-	}
 	make_path($folder);
-	open my $file, '>', "$folder/$name.json" or die "$folder/$name.json: $!";
-	print {$file} JSON::PP->new->canonical->pretty->encode(
-		{ time => strftime('%Y-%m-%dT%H:%M:%SZ', gmtime), machine => $machine, figures => \@figures, %more });
-	close $file or die "$folder/$name.json: $!";
-	print "\nalso in $folder/$name.json\n";
+	write_file("$folder/$name.txt", $text);
+	write_file(
+		"$folder/$name.json",
+		JSON::PP->new->canonical->pretty->encode(
+			{ time => strftime('%Y-%m-%dT%H:%M:%SZ', gmtime), machine => $machine, figures => \@figures, %more }));
+	print "\n$text\nalso in $folder/$name.txt and $name.json\n";
 	return;
 }
 
