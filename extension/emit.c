@@ -16,6 +16,7 @@
 #include "sentinai.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/datum.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -32,6 +33,9 @@ PG_FUNCTION_INFO_V1(sn_fail);
 
 /* The slice that is being handled; NULL outside of handlers. */
 static SnBatch *current_batch = NULL;
+
+/* Empty between two emits, but for what an error has left. */
+static MemoryContext scratch = NULL;
 
 /*
  * Begins a run of a slice: what an earlier run said of its events counts no longer.
@@ -163,7 +167,7 @@ work_of_argument(FunctionCallInfo fcinfo, const char *function)
 static void
 append_field(StringInfo buf, const char *name, const char *value)
 {
-	appendStringInfo(buf, ",\"%s\":", name);
+	appendStringInfoString(buf, name);
 	if (value == NULL)
 		appendStringInfoString(buf, "null");
 	else
@@ -175,48 +179,73 @@ append_jsonb(StringInfo buf, const char *name, Datum value)
 {
 	Jsonb *jsonb = DatumGetJsonbP(value);
 
-	appendStringInfo(buf, ",\"%s\":", name);
+	appendStringInfoString(buf, name);
 	JsonbToCString(buf, &jsonb->root, VARSIZE(jsonb));
 }
 
 /* The envelope of an emitted event, as it goes to Kafka. */
-static Datum
-envelope(SnBatch *batch, const SnEmit *emit)
+static void
+make_envelope(StringInfo buf, SnBatch *batch, const SnEmit *emit)
 {
-	StringInfoData buf;
+	char time[MAXDATELEN + 1];
 
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"event_id\":");
-	escape_json(&buf, emit->event_id);
-	append_field(&buf, "event_type", emit->event_type);
-	append_field(&buf, "tenant_id", emit->parent->event.tenant_id);
-	append_field(&buf, "exception_id", emit->exception_id);
-	appendStringInfo(&buf, ",\"timestamp\":\"%s\"",
-					 JsonEncodeDateTime(palloc(MAXDATELEN + 1), TimestampTzGetDatum(batch->now), TIMESTAMPTZOID, NULL));
-	append_field(&buf, "correlation_id", emit->correlation_id);
-	appendStringInfoString(&buf, ",\"version\":1");
-	append_jsonb(&buf, "payload", emit->payload);
-	append_jsonb(&buf, "metadata", emit->metadata);
-	appendStringInfoChar(&buf, '}');
-	if (buf.len > sn_max_event_bytes)
+	initStringInfo(buf);
+	append_field(buf, "{\"event_id\":", emit->event_id);
+	append_field(buf, ",\"event_type\":", emit->event_type);
+	append_field(buf, ",\"tenant_id\":", emit->parent->event.tenant_id);
+	append_field(buf, ",\"exception_id\":", emit->exception_id);
+	JsonEncodeDateTime(time, TimestampTzGetDatum(batch->now), TIMESTAMPTZOID, NULL);
+	append_field(buf, ",\"timestamp\":", time);
+	append_field(buf, ",\"correlation_id\":", emit->correlation_id);
+	appendStringInfoString(buf, ",\"version\":1");
+	append_jsonb(buf, ",\"payload\":", emit->payload);
+	append_jsonb(buf, ",\"metadata\":", emit->metadata);
+	appendStringInfoChar(buf, '}');
+	if (buf->len > sn_max_event_bytes)
 		ereport(ERROR,
 				(errcode(SN_ERRCODE("SN006")), errmsg("emitted event is too large"),
-				 errdetail("It has %d bytes; sentinai.max_event_bytes allows %d.", buf.len, sn_max_event_bytes)));
-	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
+				 errdetail("It has %d bytes; sentinai.max_event_bytes allows %d.", buf->len, sn_max_event_bytes)));
+}
+
+static void
+push_text(JsonbParseState **state, JsonbIteratorToken token, const char *text)
+{
+	JsonbValue value = {.type = jbvString};
+
+	value.val.string.val = (char *) text;
+	value.val.string.len = strlen(text);
+	pushJsonbValue(state, token, &value);
 }
 
 /* Where an emitted event comes from. */
-static Datum
-emit_metadata(SnBatch *batch, SnWork *parent)
+static Jsonb *
+make_metadata(SnBatch *batch, SnWork *parent)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_text(&state, WJB_KEY, "parent_event_id");
+	push_text(&state, WJB_VALUE, parent->event.event_id);
+	push_text(&state, WJB_KEY, "emitted_by");
+	push_text(&state, WJB_VALUE, batch->worker_type->name);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* Made in a context of its own: the batch's gets the results, and not what they were made of. */
+static void
+make_bytes(SnBatch *batch, SnEmit *emit)
 {
 	StringInfoData buf;
 
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"parent_event_id\":");
-	escape_json(&buf, parent->event.event_id);
-	append_field(&buf, "emitted_by", batch->worker_type->name);
-	appendStringInfoChar(&buf, '}');
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+	if (scratch == NULL)
+		scratch = AllocSetContextCreate(TopMemoryContext, "sentinai emit", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(scratch);
+	emit->metadata = JsonbPGetDatum(make_metadata(batch, emit->parent));
+	make_envelope(&buf, batch, emit);
+	MemoryContextSwitchTo(batch->context);
+	emit->metadata = datumCopy(emit->metadata, false, -1);
+	emit->value = PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
+	MemoryContextReset(scratch);
 }
 
 /*
@@ -238,8 +267,7 @@ sn_emit_add_as(SnBatch *batch, SnWork *parent, const char *event_id, const char 
 	emit->correlation_id = event->correlation_id != NULL ? event->correlation_id : emit->exception_id;
 	emit->topic = pstrdup(topic == NULL ? DEFAULT_TOPIC : topic);
 	emit->payload = PointerGetDatum(PG_DETOAST_DATUM_COPY(payload));
-	emit->metadata = emit_metadata(batch, parent);
-	emit->value = envelope(batch, emit);
+	make_bytes(batch, emit);
 	parent->n_emitted++;
 	batch->emits = lappend(batch->emits, emit);
 	MemoryContextSwitchTo(old);

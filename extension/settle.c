@@ -424,11 +424,13 @@ write_outbox(SnBatch *batch)
 	foreach (cell, batch->emits)
 	{
 		SnEmit *emit = lfirst(cell);
+		bool as_before = n > 0 && strcmp(rows[n - 1].event_type, emit->event_type) == 0;
+		Datum headers = as_before ? rows[n - 1].headers : emit_headers(emit);
 
 		rows[n++] = (SnOutboxRow){.topic = emit->topic,
 								  .partition = -1,
 								  .key = emit_key(emit),
-								  .headers = emit_headers(emit),
+								  .headers = headers,
 								  .value = emit->value,
 								  .tenant_id = emit->parent->event.tenant_id,
 								  .event_id = emit->event_id,

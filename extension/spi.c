@@ -56,15 +56,6 @@ sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 	return SPI_processed;
 }
 
-/* Drops the plan of a statement whose text is about to change. */
-void
-sn_statement_forget(SnStatement *statement)
-{
-	if (statement->plan != NULL)
-		SPI_freeplan(statement->plan);
-	statement->plan = NULL;
-}
-
 void
 sn_column_init(SnColumn *column, Oid element, int max)
 {
