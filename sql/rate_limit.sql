@@ -1,6 +1,7 @@
 -- rate_limit: how limits decide, and how changes of them arrive. Time is sentinai.test_clock; nothing here waits.
 SET search_path = sentinai, public;
 \set VERBOSITY default
+\set SHOW_CONTEXT never
 \pset null ~
 
 CREATE FUNCTION pg_temp.at(t text) RETURNS void LANGUAGE plpgsql AS $$
