@@ -41,6 +41,7 @@
 #include "launcher.h"
 #include "rate_limit_slot.h"
 #include "maintenance.h"
+#include "usage_count.h"
 
 /* The list of databases is compared with pg_database this often. */
 #define LIST_INTERVAL_MS (60 * 1000)
@@ -166,7 +167,10 @@ sn_launcher_release(Oid database, bool dropped)
 	launcher_wake();
 	LWLockRelease(sn_shared->launcher_lock);
 	if (dropped)
+	{
 		sn_slot_forget_database(database);
+		sn_usage_forget_database(database);
+	}
 }
 
 /* ---- the list ---- */

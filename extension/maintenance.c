@@ -54,6 +54,7 @@ static const Duty duties[] = {
 	{"idempotency_retention", "SELECT sentinai.idempotency_retain()", 1000},
 	{"rate_limit_flush", "SELECT sentinai.rate_limit_flush()", 0, &sn_flush_interval_ms},
 	{"rate_limit_retention", "SELECT sentinai.rate_limit_retain()", 60 * 60 * 1000},
+	{"usage_flush", "SELECT sentinai.usage_flush()", 0, &sn_flush_interval_ms},
 	{"usage_roll", "SELECT sentinai.usage_roll()", 60 * 1000},
 	{"usage_compact", "SELECT sentinai.usage_compact()", 60 * 1000},
 	{"usage_storage", "SELECT sentinai.usage_storage()", 10 * 60 * 1000},

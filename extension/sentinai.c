@@ -16,6 +16,7 @@
 #include "rate_limit.h"
 #include "retry.h"
 #include "shmem.h"
+#include "usage_count.h"
 #include "utility.h"
 #include "worker_type.h"
 
@@ -44,6 +45,7 @@ _PG_init(void)
 	sn_emit_init();
 	sn_retry_init();
 	sn_rate_limit_install();
+	sn_usage_install();
 
 	/* pg_upgrade copies rows; nothing of ours may write meanwhile. */
 	if (!IsBinaryUpgrade)

@@ -12,6 +12,7 @@
 #include "metrics.h"
 #include "rate_limit_slot.h"
 #include "shmem.h"
+#include "usage_count.h"
 
 SnShared *sn_shared;
 
@@ -34,7 +35,8 @@ shmem_request(void)
 	RequestAddinShmemSpace(sn_metrics_shmem_size());
 	RequestAddinShmemSpace(sn_circuit_shmem_size());
 	RequestAddinShmemSpace(sn_slot_shmem_size());
-	RequestNamedLWLockTranche("sentinai", 3);
+	RequestAddinShmemSpace(sn_usage_shmem_size());
+	RequestNamedLWLockTranche("sentinai", 4);
 	sn_slot_request_locks();
 }
 
@@ -71,6 +73,7 @@ shmem_startup(void)
 	sn_metrics_shmem_init();
 	sn_circuit_shmem_init(&GetNamedLWLockTranche("sentinai")[2].lock);
 	sn_slot_shmem_init();
+	sn_usage_shmem_init(&GetNamedLWLockTranche("sentinai")[3].lock);
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -17,7 +17,7 @@
 
 /* More active databases than this in one cluster get no maintenance worker; the launcher says so. */
 #define SN_MAX_DATABASES 128
-#define SN_MAX_DUTIES 16
+#define SN_MAX_DUTIES 32
 #define SN_MAX_REPORT_WORKERS 16
 #define SN_DUTY_MESSAGE_LEN 256
 

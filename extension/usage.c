@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "consume.h"
 #include "insert.h"
+#include "rate_limit.h"
 #include "usage.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
@@ -84,7 +85,7 @@ sn_usage_add(const char *tenant_id, const char *metric_type, const char *resourc
 {
 	SnUsage row = {tenant_id, metric_type, resource, n};
 
-	sn_usage_insert(&row, 1, GetCurrentTimestamp());
+	sn_usage_insert(&row, 1, sn_now());
 }
 
 /* ---- what consume() has finished ---- */
@@ -159,6 +160,6 @@ sn_usage_add_sql(PG_FUNCTION_ARGS)
 		if (DatumGetInt64(quantities[i]) != 0)
 			rows[n_rows++] = (SnUsage){TextDatumGetCString(tenants[i]), metric_type, TextDatumGetCString(resources[i]),
 									   DatumGetInt64(quantities[i])};
-	sn_usage_insert(rows, n_rows, GetCurrentTimestamp());
+	sn_usage_insert(rows, n_rows, sn_now());
 	PG_RETURN_VOID();
 }

@@ -174,6 +174,42 @@ SELECT usage_roll('-infinity');
 SELECT sum(quantity) FROM usage_entry WHERE tenant_id = 'usg_a' AND metric_type = 'reports';
 
 --
+-- Counted outside of transactions: at once, in READ ONLY ones too, given back by a flush that aborts, and once
+--
+BEGIN READ ONLY;
+SELECT usage_count('usg_b', 'api_calls', 'GET /ops/dlq'), usage_count('usg_b', 'api_calls', 'GET /ops/dlq', 2);
+ROLLBACK;
+BEGIN;
+SELECT usage_count('usg_b', 'tool_executions', repeat('€', 80));
+ROLLBACK;
+CREATE TEMP VIEW counted AS SELECT metric_type, length(resource), quantity FROM usage_entry WHERE tenant_id = 'usg_b' AND (resource LIKE 'GET%' OR resource LIKE '€%') ORDER BY 1;
+SELECT * FROM counted;
+BEGIN;
+SELECT usage_flush();
+SELECT * FROM counted;
+ROLLBACK;
+BEGIN;
+SAVEPOINT one;
+SELECT usage_flush();
+SELECT usage_count('usg_b', 'api_calls', 'GET /ops/dlq');
+ROLLBACK TO one;
+SELECT * FROM counted;
+SAVEPOINT two;
+SELECT usage_flush();
+RELEASE two;
+SAVEPOINT three;
+ROLLBACK TO three;
+COMMIT;
+SELECT * FROM counted;
+SELECT usage_flush();
+SELECT * FROM counted;
+\echo -- more than there is room for
+SELECT count(usage_count('usg_b', 'reports', 'r' || n)) FROM generate_series(1, 9000) n;
+SELECT usage_flush();
+SELECT count(*), sum(quantity) FROM usage_entry WHERE resource ~ '^r\d+$';
+SELECT usage_flush();
+
+--
 -- Summary, details, export
 --
 CREATE FUNCTION usg_test.fill(tenant text) RETURNS void LANGUAGE plpgsql AS $$
@@ -255,6 +291,10 @@ SELECT usage_record('usg_a', 'events', '', 1000000000001);
 SELECT usage_record('usg_a', 'events', '', NULL);
 SELECT usage_record_batch(ARRAY['usg_a', 'usg_b'], 'events', ARRAY['x'], ARRAY[1, 2]);
 SELECT usage_record('usg_a', 'events', 'nothing', 0);
+SELECT usage_count('usg_none', 'api_calls');
+SELECT usage_count('usg_a', 'nothing');
+SELECT usage_count('usg_a', 'api_calls', '', -1);
+SELECT usage_count('usg_a', 'api_calls', NULL);
 SELECT count(*) FROM usage_entry WHERE resource IN ('nothing', 'x') AND tenant_id IN ('usg_a', 'usg_b');
 SELECT usage_summary('usg_none');
 SELECT usage_summary(NULL);

@@ -177,25 +177,16 @@ DECLARE
 	bad	record;
 BEGIN
 	PERFORM sentinai.usage_check_type($2);
-	SELECT u.tenant_id, u.resource, u.quantity, t.tenant_id IS NOT NULL AS known INTO bad
+	SELECT u.tenant_id, u.resource, u.quantity INTO bad
 	  FROM unnest($1, $3, $4) AS u (tenant_id, resource, quantity)
 	  LEFT JOIN sentinai.tenant t ON t.tenant_id = u.tenant_id
-	 WHERE t.tenant_id IS NULL OR u.resource IS NULL OR octet_length(u.resource) > 255
-		OR u.quantity IS NULL OR u.quantity NOT BETWEEN 0 AND 1000000000000
+	 WHERE t.tenant_id IS NULL OR NOT sentinai.usage_unit_ok(u.resource, u.quantity)
 	 LIMIT 1;
-	IF NOT FOUND THEN
-		PERFORM sentinai.usage_add(coalesce($1, '{}'), $2, coalesce($3, '{}'), coalesce($4, '{}'));
-	ELSIF NOT bad.known THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN004',
-			MESSAGE = format('tenant %s does not exist', coalesce(quote_ident(left(bad.tenant_id, 100)), 'NULL'));
-	ELSE
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN001',
-			MESSAGE = 'usage is not valid',
-			DETAIL = format('The resource is %s, the quantity %s.', quote_nullable(left(bad.resource, 100)), coalesce(bad.quantity::text, 'NULL')),
-			HINT = 'A resource has at most 255 bytes; a quantity is from 0 to 10^12. usage_correct() takes away.';
+	IF FOUND THEN
+		PERFORM sentinai.usage_check_tenant(bad.tenant_id);
+		PERFORM sentinai.usage_check_unit(bad.resource, bad.quantity);
 	END IF;
+	PERFORM sentinai.usage_add(coalesce($1, '{}'), $2, coalesce($3, '{}'), coalesce($4, '{}'));
 END
 $$;
 COMMENT ON FUNCTION sentinai.usage_record_batch(text[], text, text[], bigint[]) IS
@@ -211,6 +202,38 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.usage_record(text, text, text, bigint) IS
 	'Counts usage of a tenant in this minute, if the transaction commits. metric_type: a row of usage_type; resource: what was used, at most 255 bytes; quantity: 0 to 10^12. Waits for nobody. Raises SN001, SN004.';
+
+CREATE FUNCTION sentinai.usage_count_add(tenant_id text, metric_type text, resource text, quantity bigint) RETURNS void
+	LANGUAGE c VOLATILE STRICT
+	AS 'MODULE_PATHNAME', 'sn_usage_count_add';
+COMMENT ON FUNCTION sentinai.usage_count_add(text, text, text, bigint) IS
+	'Internal: what usage_count() does once it has looked at its arguments.';
+
+CREATE FUNCTION sentinai.usage_count(tenant_id text, metric_type text, resource text DEFAULT '', quantity bigint DEFAULT 1) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	PERFORM sentinai.usage_check_type($2);
+	PERFORM sentinai.usage_check_tenant($1);
+	PERFORM sentinai.usage_check_unit($3, $4);
+	PERFORM sentinai.usage_count_add($1, $2, $3, $4);
+END
+$$;
+COMMENT ON FUNCTION sentinai.usage_count(text, text, text, bigint) IS
+	'Counts usage of a tenant at once, in shared memory: in READ ONLY transactions too, and whether the transaction commits or not. Written down every sentinai.flush_interval, in the minute of that; a crash or a restart loses what was counted since. resource: clipped at 127 bytes; the rest as usage_record(). Does nothing on a standby. Raises SN001, SN004.';
+
+CREATE FUNCTION sentinai.usage_take() RETURNS TABLE (tenant_id text, metric_type text, resource text, quantity bigint)
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_usage_take';
+COMMENT ON FUNCTION sentinai.usage_take() IS
+	'Internal: takes what usage_count() has counted in this database out of shared memory. It is given back if the transaction aborts.';
+
+CREATE FUNCTION sentinai.usage_lost() RETURNS bigint
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_usage_lost';
+COMMENT ON FUNCTION sentinai.usage_lost() IS
+	'Internal: units that usage_count() could not count, in all databases, since this was asked last: there was no room for so many tenants and resources at once.';
 
 -- ---- what the functions below check ----
 
@@ -245,6 +268,27 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.usage_check_tenant(text) IS 'Internal: raises SN004 unless there is such a tenant.';
+
+CREATE FUNCTION sentinai.usage_unit_ok(resource text, quantity bigint) RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	AS $$ SELECT coalesce(pg_catalog.octet_length(resource) <= 255 AND quantity BETWEEN 0 AND 1000000000000, false) $$;
+COMMENT ON FUNCTION sentinai.usage_unit_ok(text, bigint) IS 'Internal: so much of such a resource can be recorded.';
+
+CREATE FUNCTION sentinai.usage_check_unit(resource text, quantity bigint) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF NOT sentinai.usage_unit_ok($1, $2) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'usage is not valid',
+			DETAIL = format('The resource is %s, the quantity %s.', quote_nullable(left($1, 100)), coalesce($2::text, 'NULL')),
+			HINT = 'A resource has at most 255 bytes; a quantity is from 0 to 10^12. usage_correct() takes away.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.usage_check_unit(text, bigint) IS 'Internal: raises SN001 where usage_unit_ok() says no.';
 
 -- A minute: usage_truncate() waits that long before it takes rows away that an older snapshot may look for.
 CREATE FUNCTION sentinai.usage_check_read("from" timestamptz, "to" timestamptz) RETURNS void
@@ -511,6 +555,26 @@ COMMENT ON FUNCTION sentinai.usage_close(timestamptz, text) IS
 	'Closes usage before a time: its totals don''t change any more, by corrections neither. until: the beginning of a day of UTC, not in the future. What was used before and is committed later counts in the first minute that is open, and usage_late says so. There is no way back. Returns until. Raises SN001, SN013 (isolation level), SN050 (it is closed already).';
 
 -- ---- duties of the maintenance worker ----
+
+CREATE FUNCTION sentinai.usage_flush() RETURNS text
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+#variable_conflict use_column
+DECLARE
+	lost	bigint;
+BEGIN
+	PERFORM sentinai.usage_add(array_agg(c.tenant_id), c.metric_type, array_agg(c.resource), array_agg(c.quantity))
+	   FROM sentinai.usage_take() c GROUP BY c.metric_type;
+	lost := sentinai.usage_lost();
+	IF lost > 0 THEN
+		RETURN format('%s units of usage could not be counted: shared memory had no room for them', lost);
+	END IF;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.usage_flush() IS
+	'Duty: writes what usage_count() has counted to usage_delta, every sentinai.flush_interval. Returns NULL, or what was lost.';
 
 CREATE FUNCTION sentinai.usage_roll_table(number integer, upto timestamptz, closed timestamptz) RETURNS bigint
 	LANGUAGE plpgsql VOLATILE

@@ -1147,6 +1147,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM sentinai.report_manifest_add($1, $6);
+	PERFORM sentinai.usage_record(r.tenant_id, 'reports', r.report_type) FROM sentinai.audit_report r WHERE r.id = $1;
 	RETURN sentinai.report_set_status($1, 'completed', NULL, $2);
 END
 $$;
