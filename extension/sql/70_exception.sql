@@ -19,10 +19,10 @@ CREATE TABLE sentinai.exceptions (
 	created_at			timestamptz NOT NULL DEFAULT now(),
 	updated_at			timestamptz NOT NULL DEFAULT now(),
 	resolved_at			timestamptz,
-	PRIMARY KEY (tenant_id, exception_id)
+	-- People ask by the exception's id alone, and for what a tenant had in a time.
+	PRIMARY KEY (exception_id, tenant_id)
 );
--- People ask by the exception's id alone.
-CREATE INDEX exceptions_exception ON sentinai.exceptions (exception_id);
+CREATE INDEX exceptions_tenant ON sentinai.exceptions (tenant_id, created_at);
 SELECT pg_catalog.pg_extension_config_dump('sentinai.exceptions', '');
 COMMENT ON TABLE sentinai.exceptions IS
 	'One row an exception, written by intake and moved on by the platform''s other workers and by people.';
@@ -70,7 +70,7 @@ CREATE TABLE sentinai.exception_event (
 	actor_id		text,
 	payload			jsonb NOT NULL DEFAULT '{}',
 	created_at		timestamptz NOT NULL DEFAULT now(),
-	PRIMARY KEY (tenant_id, exception_id, event_id, event_type)
+	PRIMARY KEY (exception_id, tenant_id, event_id, event_type)
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.exception_event', '');
 COMMENT ON TABLE sentinai.exception_event IS

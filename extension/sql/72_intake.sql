@@ -91,7 +91,7 @@ BEGIN
 					 WHERE coalesce(u.round, 1) = this_round
 					OFFSET 0) p
 				OFFSET 0) f
-			 ORDER BY f.tenant_id COLLATE "C", f.id
+			 ORDER BY f.id, f.tenant_id COLLATE "C"
 		), stored AS (
 			INSERT INTO sentinai.exceptions AS x
 				(tenant_id, exception_id, domain, type, severity, source_system, entity, amount, sla_deadline, owner, created_at)
