@@ -65,6 +65,7 @@ TAP = \
 	150_suspect \
 	150_topic \
 	160_rate_limit \
+	161_rate_limit_day \
 	161_rate_limit_model \
 	185_report_pdf \
 	200_runbook \
