@@ -167,6 +167,9 @@ sn_limit_save_install(void)
 /* Rows of one statement. */
 #define FLUSH_ROWS 10000
 
+/* Counts of one flush: its transaction stays short, and its memory small. */
+#define FLUSH_MAX 100000
+
 static SnStatement write_usage = {
 	.sql =
 		"INSERT INTO sentinai.rate_limit_usage AS u (tenant_id, limit_type, window_start, window_seconds, window_length,"
@@ -235,14 +238,22 @@ sn_limit_flush_install(void)
 	RegisterSubXactCallback(on_subxact_end, NULL);
 }
 
-/* Takes all that is to be written down of this database. */
-static void
+/*
+ * Takes what is to be written down of this database, up to FLUSH_MAX and a partition; the next call goes on from there.
+ * False: that may not have been all.
+ */
+static bool
 flush_take(Oid incarnation)
 {
+	static int partition = 0;
 	int room = sn_slot_partition_slots();
+	int64 enough = n_flushed + FLUSH_MAX;
 
-	for (int partition = 0; partition < sn_slot_partitions(); partition++)
+	for (int n = 0; n < sn_slot_partitions(); n++)
 	{
+		if (n_flushed >= enough)
+			return false;
+		partition = (partition + 1) % sn_slot_partitions();
 		if (n_flushed + room > max_flushed)
 		{
 			max_flushed = Max(2 * max_flushed, n_flushed + room);
@@ -251,6 +262,7 @@ flush_take(Oid incarnation)
 		}
 		n_flushed += sn_slot_take_dirty(partition, incarnation, &flushed[n_flushed]);
 	}
+	return true;
 }
 
 static const SnLimitType *
@@ -315,21 +327,24 @@ lock_flush(void)
 	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* rate_limit_write() returns bigint: how many counts were written; NULL: another session is writing them */
+/* rate_limit_write() returns text: NULL, or why not all was written */
 Datum
 sn_rate_limit_write(PG_FUNCTION_ARGS)
 {
 	const SnLimitType *types;
 	int64 first = n_flushed;
 	int n_types;
+	bool all;
 
 	if (!lock_flush())
-		PG_RETURN_NULL();
+		PG_RETURN_TEXT_P(cstring_to_text("another session is writing the counts of rate limits"));
 	types = sn_limit_types(&n_types);
-	flush_take(types[0].incarnation);
+	all = flush_take(types[0].incarnation);
 	SPI_connect();
 	for (int64 i = first; i < n_flushed; i += FLUSH_ROWS)
 		flush_write(types, n_types, &flushed[i], Min(n_flushed - i, FLUSH_ROWS));
 	SPI_finish();
-	PG_RETURN_INT64(n_flushed - first);
+	if (!all)
+		PG_RETURN_TEXT_P(cstring_to_text("more counts of rate limits have changed than one flush writes"));
+	PG_RETURN_NULL();
 }

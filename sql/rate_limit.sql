@@ -428,7 +428,7 @@ SELECT granted, refused FROM rate_limit_state('rl_b', 'tool_executions');
 --
 CREATE PROCEDURE pg_temp.write() LANGUAGE plpgsql AS $$
 BEGIN
-	WHILE sentinai.rate_limit_write() IS NULL LOOP
+	WHILE sentinai.rate_limit_flush() IS NOT NULL LOOP
 		PERFORM pg_sleep(0.01);
 	END LOOP;
 END $$;

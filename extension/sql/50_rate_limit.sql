@@ -295,21 +295,18 @@ COMMENT ON FUNCTION sentinai.rate_limit_counts() IS
 
 -- ---- what a crash leaves ----
 
-CREATE FUNCTION sentinai.rate_limit_write() RETURNS bigint
+CREATE FUNCTION sentinai.rate_limit_write() RETURNS text
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_rate_limit_write';
 COMMENT ON FUNCTION sentinai.rate_limit_write() IS
-	'Internal: writes the counts that have changed to rate_limit_usage. Returns how many; NULL: another session is doing so.';
+	'Internal: writes counts that have changed to rate_limit_usage, about 100,000 a call. Returns NULL, or why not all were written.';
 
 CREATE FUNCTION sentinai.rate_limit_flush() RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
-	IF sentinai.rate_limit_write() IS NULL THEN
-		RETURN 'the counts of rate limits could not be written: another session is doing so';
-	END IF;
-	RETURN NULL;
+	RETURN sentinai.rate_limit_write();
 EXCEPTION WHEN lock_not_available THEN
 	RETURN 'the counts of rate limits could not be written: rows of rate_limit_usage are locked';
 END
