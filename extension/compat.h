@@ -51,6 +51,13 @@
 	PrepareSortSupportFromIndexRel((index), (descending) ? BTGreaterStrategyNumber : BTLessStrategyNumber, (key))
 #endif
 
+/* The memory of a setting is of a kind of its own since 16. */
+#if PG_VERSION_NUM >= 160000
+#define SN_GUC_MALLOC(size) guc_malloc(LOG, (size))
+#else
+#define SN_GUC_MALLOC(size) malloc(size)
+#endif
+
 /* nextval_internal() and the data of a sequence. */
 #define SN_NEXTVAL(relid) nextval_internal((relid), false)
 

@@ -157,7 +157,7 @@ time_zone_check(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("\"%s\" is not a time zone.", *newval);
 		return false;
 	}
-	*extra = malloc(sizeof(pg_tz *));
+	*extra = SN_GUC_MALLOC(sizeof(pg_tz *));
 	if (*extra == NULL)
 		return false;
 	*(pg_tz **) *extra = zone;
@@ -179,7 +179,7 @@ test_clock_check(char **newval, void **extra, GucSource source)
 	if (**newval != '\0')
 		clock = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(*newval),
 														ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	*extra = malloc(sizeof(TimestampTz));
+	*extra = SN_GUC_MALLOC(sizeof(TimestampTz));
 	if (*extra == NULL)
 		return false;
 	*(TimestampTz *) *extra = clock;
