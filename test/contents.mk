@@ -64,6 +64,7 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
+	170_usage \
 	160_rate_limit \
 	161_rate_limit_day \
 	161_rate_limit_model \
