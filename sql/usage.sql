@@ -316,7 +316,10 @@ SELECT usage_roll();
 ROLLBACK;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SELECT usage_summary('usg_c', 'day', '2020-03-02') -> 'totals';
+SELECT set_config('sentinai.test_clock', (now() + interval '61 seconds')::text, false) IS NOT NULL;
+SELECT usage_summary('usg_c', 'day', '2020-03-02') -> 'totals';
 ROLLBACK;
+RESET sentinai.test_clock;
 
 --
 -- Storage: once a day, an estimate

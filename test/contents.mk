@@ -44,7 +44,8 @@ ISOLATION = \
 	circuit \
 	rate_limit \
 	suspect \
-	idempotency
+	idempotency \
+	usage
 
 # test/t/NNN_NAME.pl
 TAP = \

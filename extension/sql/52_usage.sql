@@ -19,7 +19,7 @@ COMMENT ON COLUMN sentinai.usage_type.builtin IS 'Installed with the extension.'
 SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_type', 'WHERE NOT builtin');
 
 INSERT INTO sentinai.usage_type (metric_type, unit, snapshot, description, builtin) VALUES
-	('api_calls', 'call', false, 'A call of the HTTP interface that api_requests let through.', true),
+	('api_calls', 'call', false, 'A call of the HTTP interface, as whoever serves it counts it.', true),
 	('events', 'event', false, 'A worker type has finished an event: handled it, or logged it as the topic''s owner where it has no handler. The resource is worker type/event type.', true),
 	('exceptions', 'exception', false, 'A new exception. The resource is its domain.', true),
 	('reports', 'report', false, 'A report that was made. The resource is its type.', true),
@@ -237,6 +237,14 @@ COMMENT ON FUNCTION sentinai.usage_lost() IS
 
 -- ---- what the functions below check ----
 
+CREATE FUNCTION sentinai.usage_clock() RETURNS timestamptz
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT coalesce(nullif(current_setting('sentinai.test_clock'), '')::timestamptz, clock_timestamp())
+$$;
+COMMENT ON FUNCTION sentinai.usage_clock() IS 'Internal: now, or sentinai.test_clock.';
+
 CREATE FUNCTION sentinai.usage_check_type(metric_type text) RETURNS void
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -302,7 +310,7 @@ BEGIN
 			MESSAGE = 'a period of usage begins before it ends',
 			DETAIL = format('It is from %s to %s.', coalesce($1::text, 'NULL'), coalesce($2::text, 'NULL'));
 	ELSIF current_setting('transaction_isolation') <> 'read committed'
-		  AND transaction_timestamp() < clock_timestamp() - interval '1 minute' THEN
+		  AND transaction_timestamp() < sentinai.usage_clock() - interval '1 minute' THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN051',
 			MESSAGE = 'usage can''t be read in a transaction whose snapshot is older than a minute',
@@ -494,7 +502,7 @@ BEGIN
 			MESSAGE = 'correction is not valid',
 			DETAIL = format('The resource is %s, the quantity %s.', quote_nullable(left($3, 100)), coalesce($5::text, 'NULL')),
 			HINT = 'A resource has at most 255 bytes; a quantity is from -10^15 to 10^15, and not 0.';
-	ELSIF $4 IS NULL OR NOT isfinite($4) OR $4 > clock_timestamp() THEN
+	ELSIF $4 IS NULL OR NOT isfinite($4) OR $4 > sentinai.usage_clock() THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
 			MESSAGE = 'correction is for a time that has not come yet',
@@ -531,7 +539,7 @@ DECLARE
 	closed	timestamptz;
 BEGIN
 	PERFORM sentinai.check_read_committed('usage_close');
-	IF $1 IS NULL OR NOT isfinite($1) OR $1 <> date_trunc('day', $1, 'UTC') OR $1 > clock_timestamp() THEN
+	IF $1 IS NULL OR NOT isfinite($1) OR $1 <> date_trunc('day', $1, 'UTC') OR $1 > sentinai.usage_clock() THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
 			MESSAGE = format('usage can''t be closed until %s', coalesce($1::text, 'NULL')),
@@ -642,7 +650,7 @@ BEGIN
 	-- One at a time, and nothing is closed meanwhile.
 	LOCK TABLE sentinai.usage_closed IN SHARE ROW EXCLUSIVE MODE;
 	closed := sentinai.usage_closed_until();
-	PERFORM sentinai.usage_roll_table(number, coalesce(upto, date_trunc('minute', clock_timestamp())), closed) FROM generate_series(0, 1) AS number;
+	PERFORM sentinai.usage_roll_table(number, coalesce(upto, date_trunc('minute', sentinai.usage_clock())), closed) FROM generate_series(0, 1) AS number;
 	PERFORM sentinai.usage_truncate(number) FROM generate_series(0, 1) AS number;
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
@@ -678,7 +686,7 @@ $$;
 COMMENT ON FUNCTION sentinai.usage_compact_level(text, text, timestamptz) IS
 	'Internal: up to 100000 rows of usage_metric that are older become rows of the coarser level. Returns how many.';
 
-CREATE FUNCTION sentinai.usage_compact(at timestamptz DEFAULT clock_timestamp()) RETURNS text
+CREATE FUNCTION sentinai.usage_compact(at timestamptz DEFAULT sentinai.usage_clock()) RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
@@ -726,7 +734,7 @@ $$;
 COMMENT ON FUNCTION sentinai.usage_storage_of(regclass[], text) IS
 	'Internal: the bytes of each tenant in these tables, estimated.';
 
-CREATE FUNCTION sentinai.usage_storage(at timestamptz DEFAULT clock_timestamp()) RETURNS text
+CREATE FUNCTION sentinai.usage_storage(at timestamptz DEFAULT sentinai.usage_clock()) RETURNS text
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$

@@ -81,7 +81,7 @@ BEGIN
 				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status', 'usage_summary', 'usage_details', 'usage_export', 'usage_closed_until',
-				'usage_check_type', 'usage_check_tenant', 'usage_check_read', 'usage_check_granularity', 'usage_bucket',
+				'usage_clock', 'usage_check_type', 'usage_check_tenant', 'usage_check_read', 'usage_check_granularity', 'usage_bucket',
 				'usage_csv_field', 'books_check']),
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close',

@@ -138,4 +138,26 @@ cmp_ok($t->sql('SELECT count(*) FROM sentinai.dead_letter_queue'), '>', 0, 'some
 cmp_ok($t->sql(q{SELECT count(*) FROM sentinai.usage_metric WHERE level = 'day'}), '>', 0, 'days were made of hours');
 $t->wait_for_sql(q{SELECT sum(quantity) > 100 FROM sentinai.usage_entry WHERE metric_type = 'api_calls'}, 't', name => 'calls are counted');
 
+# A transaction that keeps every deleted row alive doesn't make the tables grow
+my $holder = $t->session;
+$holder->sql('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$holder->sql('SELECT count(*) FROM app.done');
+my $bytes = q{SELECT pg_relation_size('sentinai.usage_delta_0') + pg_relation_size('sentinai.usage_delta_1')};
+for my $turn (1 .. 3)
+{
+	$t->sql(q{
+		INSERT INTO sentinai.usage_delta_0 SELECT now(), 1, 'T1', 'reports', '' FROM generate_series(1, 20000);
+		INSERT INTO sentinai.usage_delta_1 SELECT * FROM sentinai.usage_delta_0});
+	cmp_ok($t->sql($bytes), '>', 1_000_000, "turn $turn: the tables are filled");
+	$t->sql(q{SELECT sentinai.usage_roll('infinity')});
+	$t->wait_for('the tables to be truncated', sub {
+		$t->sql(q{UPDATE sentinai.usage_delta_state SET rolled_at = '-infinity'; SELECT sentinai.usage_roll('-infinity')});
+		return $t->sql($bytes) eq '0';
+	});
+	pass("turn $turn: they are empty, whoever holds a snapshot");
+}
+is($holder->sql('SELECT count(*) FROM sentinai.dead_letter_queue') > 0, 1, 'which is held to the end');
+$holder->close;
+is($t->sql(q{SELECT sum(quantity) FROM sentinai.usage_entry WHERE metric_type = 'reports'}), 3 * 40000, 'and nothing is lost');
+
 done_testing();
