@@ -105,8 +105,8 @@ static MemoryContext report_context; /* reset with each report */
 
 static SnStatement take_report = {
 	.sql =
-		"SELECT seq, tries, id, tenant_id, format, query, summary_query, role_name::text, search_path, header, period_from,"
-		" period_to, parameters, bound_at, key_columns, row_limit, builtin FROM sentinai.report_take()"};
+		"SELECT seq, tries, id, tenant_id, format, query, count_query, role_name::text, search_path, header, period_from,"
+		" period_to, parameters, bound_at, key_columns, row_limit, builtin, summary_query FROM sentinai.report_take()"};
 
 static SnStatement tell_progress = {.sql = "SELECT sentinai.report_progress($1, $2, $3, $4)",
 									.n_args = 4,
@@ -300,7 +300,7 @@ read_report(void)
 	report->tenant_id = sn_result_text(0, 4);
 	report->format = sn_result_text(0, 5);
 	report->query = sn_result_text(0, 6);
-	report->summary_query = sn_result_text(0, 7);
+	report->count_query = sn_result_text(0, 7);
 	report->role_name = sn_result_text(0, 8);
 	report->search_path = sn_result_text(0, 9);
 	report->header = sn_result_text(0, 10);
@@ -312,6 +312,7 @@ read_report(void)
 	report->key_columns = sn_result_int32(0, 15);
 	report->row_limit = sn_result_int64(0, 16);
 	report->builtin = sn_result_bool(0, 17);
+	report->summary_query = sn_result_text(0, 18);
 	return report;
 }
 
@@ -454,14 +455,17 @@ run_query(SPIPlanPtr plan, ParamListInfo params, Receiver *receiver)
 static void
 count_rows(Generation *generation)
 {
+	const SnReport *report = generation->report;
+	const char *sql = report->count_query;
 	Reader reader;
 
 	generation->rows_total = -1;
-	if (generation->report->key_columns == 0)
+	if (report->key_columns == 0)
 		return;
+	if (sql == NULL)
+		sql = psprintf("SELECT count(*) FROM (%s\n) q", report->query);
 	begin_read(generation, &reader);
-	run_query(prepare(psprintf("SELECT count(*) FROM (%s\n) q", generation->report->query)), make_params(generation, 0),
-			  NULL);
+	run_query(prepare(sql), make_params(generation, 0), NULL);
 	generation->rows_total = sn_result_int64(0, 1);
 	commit_read(&reader);
 }

@@ -20,6 +20,7 @@ typedef struct SnReport
 	char *tenant_id;
 	char *format;
 	char *query;
+	char *count_query;	 /* NULL: the rows of query are counted */
 	char *summary_query; /* NULL: none */
 	char *role_name;
 	char *search_path;

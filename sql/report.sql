@@ -36,6 +36,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 SELECT tenant_add('REPORT_T');
+SELECT rate_limit_set('REPORT_T', 'report_generations', 1000);
 CREATE SCHEMA report_test;
 CREATE TABLE report_test.thing (tenant_id text, id integer, name text, amount numeric, ratio float8, at timestamptz, ok boolean, more jsonb,
 	PRIMARY KEY (tenant_id, id));

@@ -24,7 +24,8 @@ REGRESS = \
 	backpressure \
 	suspect \
 	rate_limit \
-	report
+	report \
+	audit_report
 
 # test/pgtap/NAME.sql
 PGTAP = \

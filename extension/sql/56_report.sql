@@ -7,6 +7,7 @@ CREATE TABLE sentinai.report_type (
 	report_type		text COLLATE "C" PRIMARY KEY CHECK (report_type ~ '^[a-z][a-z0-9_]{0,62}$'),
 	title			text NOT NULL,
 	query			text NOT NULL,
+	count_query		text,
 	summary_query	text,
 	parameters		jsonb NOT NULL DEFAULT '{}',
 	key_columns		integer NOT NULL DEFAULT 0 CHECK (key_columns BETWEEN 0 AND 16),
@@ -27,6 +28,7 @@ COMMENT ON TABLE sentinai.report_type IS
 COMMENT ON COLUMN sentinai.report_type.report_type IS 'Its name: a small letter, then small letters, digits and _.';
 COMMENT ON COLUMN sentinai.report_type.title IS 'What people call it.';
 COMMENT ON COLUMN sentinai.report_type.query IS 'The query of its rows.';
+COMMENT ON COLUMN sentinai.report_type.count_query IS 'A query of $1 to $5 that gives the number of its rows, where that is quicker than counting those of query; NULL: those are counted.';
 COMMENT ON COLUMN sentinai.report_type.summary_query IS 'A query of $1 to $5 that gives what a PDF shows before the rows, an object (jsonb) a row: {"summary": [...]} or {"chart": {...}}; NULL: nothing.';
 COMMENT ON COLUMN sentinai.report_type.parameters IS 'The parameters that a request may have besides from_date and to_date: name to {"type", "values", "default", "required"}.';
 COMMENT ON COLUMN sentinai.report_type.key_columns IS 'The first so many columns of the query are the key that it is read by in chunks; they are no part of the report. 0: it is read at once, see snapshot.';
@@ -444,6 +446,7 @@ BEGIN
 			HINT = 'Ask for several reports.';
 	END IF;
 	PERFORM sentinai.activate();
+	PERFORM sentinai.rate_limit_enforce($1, 'report_generations');
 	RETURN QUERY
 		INSERT INTO sentinai.audit_report AS r (id, tenant_id, report_type, title, format, parameters, period_from, period_to,
 												bound_at, requested_by, requested_role)
@@ -454,7 +457,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_request(text, text, text, text, jsonb, text) IS
-	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: SN001 (an argument is not valid), SN004 (no such tenant), SN070 (no such type).';
+	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
 
 -- ---- looking ----
 
@@ -1032,15 +1035,15 @@ COMMENT ON FUNCTION sentinai.report_type_add(text, text, text, jsonb, integer, b
 	'Adds a type of report of your own, or replaces it; returns the columns that it shows. query: a SELECT of $1 tenant_id text, $2 and $3 the period (timestamptz, the end is exclusive), $4 the parameters (jsonb), $5 the bound (timestamptz), $6 the key of the last row read (text[], NULL at first), $7 how many rows to read (bigint, NULL: all). key_columns: its first so many columns are a key, in whose order it is read in chunks. snapshot: it is read at once, in one snapshot, up to row_limit rows (100000 where NULL). It runs read only, with the rights of whoever requests the report, and with the search_path of now. Errors: SN001, SN012 (is built in), and what the query is wrong about.';
 
 CREATE FUNCTION sentinai.report_type_install(report_type text, title text, key_columns integer, parameters jsonb, query text,
-		summary_query text DEFAULT NULL, has_payload boolean DEFAULT false, role_name name DEFAULT 'sentinai_platform') RETURNS void
+		count_query text DEFAULT NULL, summary_query text DEFAULT NULL, has_payload boolean DEFAULT false) RETURNS void
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	INSERT INTO sentinai.report_type (report_type, title, key_columns, parameters, query, summary_query, has_payload, role_name, search_path, builtin)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pg_catalog, pg_temp', true)
+	INSERT INTO sentinai.report_type (report_type, title, key_columns, parameters, query, count_query, summary_query, has_payload, role_name, search_path, builtin)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sentinai_platform', 'pg_catalog, pg_temp', true)
 $$;
-COMMENT ON FUNCTION sentinai.report_type_install(text, text, integer, jsonb, text, text, boolean, name) IS
-	'Internal: a type that is installed with the extension. Called by the installation script only.';
+COMMENT ON FUNCTION sentinai.report_type_install(text, text, integer, jsonb, text, text, text, boolean) IS
+	'Internal: a type that is installed with the extension, whose query runs as sentinai_platform. Called by the installation script only.';
 
 CREATE FUNCTION sentinai.report_type_remove(report_type text) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -1068,6 +1071,100 @@ CREATE FUNCTION sentinai.report_type_list()
 $$;
 COMMENT ON FUNCTION sentinai.report_type_list() IS 'The types of reports, with the parameters that each takes besides from_date and to_date.';
 
+-- ---- sources ----
+
+-- A report says what was so at its bound. So what it reads is only added to, and a table whose rows change has one beside it
+-- that keeps each change: whoever undoes those that came after the bound has the row as it was then.
+
+CREATE FUNCTION sentinai.report_source_guard() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	RAISE EXCEPTION USING
+		ERRCODE = 'SN010',
+		MESSAGE = format('rows of %s are never changed', TG_TABLE_NAME),
+		DETAIL = 'Reports are made of them.',
+		HINT = 'Add a row that says what is different.';
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_source_guard() IS 'Trigger BEFORE UPDATE of a table that is only added to. Errors: SN010.';
+
+CREATE FUNCTION sentinai.report_source_changed() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	EXECUTE format(
+		'INSERT INTO sentinai.%1$I (tenant_id, %2$I, event_id, event_type, actor_type, actor_id, payload, created_at)'
+		' SELECT n.tenant_id, n.%3$I, gen_random_uuid()::text, %4$L, $1, $2, jsonb_build_object(''changed'', d.changed), clock_timestamp()'
+		'   FROM new_rows n JOIN old_rows o ON o.tenant_id = n.tenant_id AND o.%3$I = n.%3$I'
+		'  CROSS JOIN LATERAL (SELECT jsonb_object_agg(key, jsonb_build_array(was.value, becomes.value)) AS changed'
+		'                        FROM jsonb_each(to_jsonb(o) - ''updated_at'') was JOIN jsonb_each(to_jsonb(n)) becomes USING (key)'
+		'                       WHERE was.value IS DISTINCT FROM becomes.value) d'
+		'  WHERE d.changed IS NOT NULL ORDER BY 1, 2', TG_ARGV[0], TG_ARGV[1], TG_ARGV[2], TG_ARGV[3])
+	USING CASE WHEN (SELECT NOT r.rolsuper AND pg_has_role(session_user, 'sentinai_worker', 'MEMBER') FROM pg_roles r WHERE r.rolname = session_user)
+			   THEN 'agent' ELSE 'user' END,
+		  sentinai.report_caller();
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_source_changed() IS
+	'Trigger AFTER UPDATE, for each statement, with old_rows and new_rows: notes each changed row in a table beside it as {"changed": {column: [before, after]}}. Arguments: that table, its column of the key, the column of the key here, and the event_type to write.';
+
+CREATE TABLE sentinai.report_mask (
+	pattern	text PRIMARY KEY,
+	builtin	boolean NOT NULL DEFAULT false
+);
+SELECT pg_catalog.pg_extension_config_dump('sentinai.report_mask', 'WHERE NOT builtin');
+COMMENT ON TABLE sentinai.report_mask IS 'What secrets are called: the value of a key that matches one of these is *** in reports. Rows of your own are added by INSERT.';
+COMMENT ON COLUMN sentinai.report_mask.pattern IS 'A regular expression, found anywhere in a key, in any case.';
+COMMENT ON COLUMN sentinai.report_mask.builtin IS 'Installed with the extension.';
+INSERT INTO sentinai.report_mask (pattern, builtin) VALUES
+	('passw(or)?d', true), ('passphrase', true), ('secret', true), ('token', true), ('api[_-]?key', true), ('private[_-]?key', true),
+	('access[_-]?key', true), ('authorization', true), ('credential', true), ('cookie', true), ('session[_-]?id', true), ('card[_-]?number', true),
+	('^cvv', true), ('^iban$', true), ('^ssn$', true);
+
+CREATE FUNCTION sentinai.report_mask_pattern() RETURNS text
+	LANGUAGE sql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$ SELECT coalesce(string_agg('(?:' || m.pattern || ')', '|' ORDER BY m.pattern COLLATE "C"), '(?!)') FROM sentinai.report_mask m $$;
+COMMENT ON FUNCTION sentinai.report_mask_pattern() IS 'The patterns of report_mask as one, for report_masked().';
+
+CREATE FUNCTION sentinai.report_masked(value jsonb, pattern text) RETURNS jsonb
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	CASE jsonb_typeof(value)
+		WHEN 'object' THEN
+			RETURN (SELECT coalesce(jsonb_object_agg(o.key, CASE WHEN o.key ~* pattern AND o.value <> 'null' THEN '"***"'
+																 ELSE sentinai.report_masked(o.value, pattern) END), '{}')
+					  FROM jsonb_each(value) o);
+		WHEN 'array' THEN
+			RETURN (SELECT coalesce(jsonb_agg(sentinai.report_masked(a.value, pattern) ORDER BY a.n), '[]')
+					  FROM jsonb_array_elements(value) WITH ORDINALITY AS a (value, n));
+		WHEN 'string' THEN
+			RETURN to_jsonb(sentinai.report_masked_text(value #>> '{}'));
+		ELSE
+			RETURN value;
+	END CASE;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_masked(jsonb, text) IS
+	'A value without its secrets: *** where a key matches the pattern (report_mask_pattern()), at any depth, and in texts what report_masked_text() finds.';
+
+CREATE FUNCTION sentinai.report_masked_text(value text) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT regexp_replace(regexp_replace($1,
+		'\m((?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]+', '\1***', 'gi'),
+		'((?:passw(?:or)?d|secret|token|api[_-]?key|access[_-]?key)\w*\s*[=:]\s*)[^\s&;,"]+', '\1***', 'gi')
+$$;
+COMMENT ON FUNCTION sentinai.report_masked_text(text) IS
+	'A text without what looks like a secret: what follows Bearer and Basic, and password=, token=, api_key= and their like.';
+
 -- ---- the workers ----
 
 CREATE FUNCTION sentinai.report_workers() RETURNS TABLE (pid integer, seq bigint)
@@ -1085,7 +1182,7 @@ COMMENT ON FUNCTION sentinai.report_workers_start(integer) IS
 -- Fair: the tenant with the fewest reports in work, then the one that has waited longest since its last one began.
 CREATE FUNCTION sentinai.report_take()
 	RETURNS TABLE (seq bigint, tries integer, id text, tenant_id text, format text, period_from timestamptz, period_to timestamptz,
-				   parameters jsonb, bound_at timestamptz, query text, summary_query text, key_columns integer, row_limit bigint,
+				   parameters jsonb, bound_at timestamptz, query text, count_query text, summary_query text, key_columns integer, row_limit bigint,
 				   role_name name, search_path text, builtin boolean, header text)
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -1111,7 +1208,7 @@ BEGIN
 	PERFORM sentinai.report_set_status(report.id, 'generating');
 	RETURN QUERY SELECT
 		report.seq, report.tries + 1, report.id, report.tenant_id, report.format, report.period_from, report.period_to, report.parameters, report.bound_at,
-		type.query, type.summary_query, type.key_columns, type.row_limit, coalesce(type.role_name, report.requested_role), type.search_path, type.builtin,
+		type.query, type.count_query, type.summary_query, type.key_columns, type.row_limit, coalesce(type.role_name, report.requested_role), type.search_path, type.builtin,
 		json_build_object('id', report.id, 'tenant_id', report.tenant_id, 'report_type', report.report_type, 'title', report.title,
 						  'parameters', report.parameters,
 						  'period_from', sentinai.report_iso(report.period_from), 'period_to', sentinai.report_iso(report.period_to),

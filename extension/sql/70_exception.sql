@@ -19,6 +19,7 @@ CREATE TABLE sentinai.exceptions (
 	created_at			timestamptz NOT NULL DEFAULT now(),
 	updated_at			timestamptz NOT NULL DEFAULT now(),
 	resolved_at			timestamptz,
+	recorded_at			timestamptz NOT NULL DEFAULT clock_timestamp(),
 	-- People ask by the exception's id alone, and for what a tenant had in a time.
 	PRIMARY KEY (exception_id, tenant_id)
 );
@@ -42,10 +43,12 @@ COMMENT ON COLUMN sentinai.exceptions.current_step IS 'The step of that playbook
 COMMENT ON COLUMN sentinai.exceptions.created_at IS 'When it happened: the timestamp of the event that brought it.';
 COMMENT ON COLUMN sentinai.exceptions.updated_at IS 'When the row was last changed.';
 COMMENT ON COLUMN sentinai.exceptions.resolved_at IS 'When it was resolved.';
+COMMENT ON COLUMN sentinai.exceptions.recorded_at IS 'When the row was written, by the database''s clock: what reports are bounded by.';
 
 CREATE VIEW sentinai.exception WITH (security_invoker = true) AS
 	SELECT tenant_id, exception_id, domain, type, severity, status, source_system, entity, amount, sla_deadline, owner,
-		   current_playbook_id, current_step, created_at, updated_at, resolved_at
+		   current_playbook_id, current_step, created_at, updated_at, resolved_at,
+		   recorded_at
 	  FROM sentinai.exceptions;
 COMMENT ON VIEW sentinai.exception IS 'The table exceptions under its other name; it can be written too.';
 DO $$
@@ -70,11 +73,15 @@ CREATE TABLE sentinai.exception_event (
 	actor_id		text,
 	payload			jsonb NOT NULL DEFAULT '{}',
 	created_at		timestamptz NOT NULL DEFAULT now(),
+	recorded_at		timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (exception_id, tenant_id, event_id, event_type)
 );
+-- Few events are decisions of policies, and a report is about those.
+CREATE INDEX exception_event_policy ON sentinai.exception_event (tenant_id, created_at, exception_id, event_id, event_type)
+	WHERE event_type IN ('PolicyEvaluationCompleted', 'PlaybookMatched');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.exception_event', '');
 COMMENT ON TABLE sentinai.exception_event IS
-	'What happened to each exception, for as long as the exception is kept; event_log is kept for days only.';
+	'What happened to each exception, for as long as the exception is kept; event_log is kept for days only. An UPDATE of exceptions adds a row of type ExceptionChanged: {"changed": {column: [before, after]}}. Rows are never changed.';
 COMMENT ON COLUMN sentinai.exception_event.tenant_id IS 'Whose exception it is.';
 COMMENT ON COLUMN sentinai.exception_event.exception_id IS 'The exception.';
 COMMENT ON COLUMN sentinai.exception_event.event_id IS 'The event that did it.';
@@ -83,3 +90,10 @@ COMMENT ON COLUMN sentinai.exception_event.actor_type IS 'agent: a worker of the
 COMMENT ON COLUMN sentinai.exception_event.actor_id IS 'Which agent, person or system.';
 COMMENT ON COLUMN sentinai.exception_event.payload IS 'The event''s payload.';
 COMMENT ON COLUMN sentinai.exception_event.created_at IS 'When it happened: the event''s timestamp.';
+COMMENT ON COLUMN sentinai.exception_event.recorded_at IS 'When the row was written, by the database''s clock: what reports are bounded by.';
+
+-- What reports are made of is only ever added to; what an exception was like at a moment follows from its changes since.
+CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.exception_event
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
+CREATE TRIGGER changed AFTER UPDATE ON sentinai.exceptions REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_changed('exception_event', 'exception_id', 'exception_id', 'ExceptionChanged');

@@ -118,7 +118,11 @@ GRANT ALL ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA sentinai TO sentinai_admin;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
 
-GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.exception_event TO sentinai_platform;
+GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.tool_execution TO sentinai_platform;
+GRANT SELECT, INSERT ON sentinai.exception_event TO sentinai_platform;
+-- What reports read, besides.
+GRANT SELECT ON sentinai.tool_definition, sentinai.tool_execution_event, sentinai.config_change_request, sentinai.config_change_event
+	TO sentinai_platform;
 
 -- A viewer reads these, without what came in from outside: that is what sentinai_payload adds. Tables that are not named
 -- here (secrets, the outbox, the machinery) are the admin's.
@@ -139,8 +143,9 @@ BEGIN
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
 				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',
-				'audit_report', 'report_history', 'report_manifest', 'usage_type', 'usage_delta_0', 'usage_delta_1', 'usage_delta',
-				'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry', 'exceptions', 'exception',
+				'audit_report', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
+				'usage_delta', 'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry',
+				'config_change_request', 'config_change_event', 'tool_definition', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',
 				'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2
