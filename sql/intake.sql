@@ -28,7 +28,11 @@ SELECT handled, failed, dead_lettered, emitted, stop FROM consume('intake', 'int
 SELECT tenant_id, exception_id, domain, type, severity, status, source_system, entity, amount, sla_deadline, owner, created_at
   FROM exceptions WHERE tenant_id ~ '^INT_' ORDER BY 1, 2;
 SELECT tenant_id, exception_id, event_id, event_type, actor_type, actor_id, payload, created_at
-  FROM exception_event WHERE tenant_id ~ '^INT_' ORDER BY 1, 2, 3;
+  FROM exception_event WHERE tenant_id ~ '^INT_' AND event_type <> 'ExceptionChanged' ORDER BY 1, 2, 3;
+
+-- and each change of an exception that was there
+SELECT tenant_id, exception_id, actor_type, payload
+  FROM exception_event WHERE tenant_id ~ '^INT_' AND event_type = 'ExceptionChanged' ORDER BY recorded_at;
 -- one ExceptionNormalized for each, in the log and in the outbox
 SELECT tenant_id, exception_id, event_type, correlation_id, payload, topic, partition, kafka_offset
   FROM event_log WHERE tenant_id ~ '^INT_' AND event_type = 'ExceptionNormalized' ORDER BY 1, 2, payload::text;

@@ -36,7 +36,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 
 SELECT tenant_add('REPORT_T');
-SELECT rate_limit_set('REPORT_T', 'report_generations', 1000);
+SELECT rate_limit_set('REPORT_T', 'report_generations', 1000) IS NULL;
 CREATE SCHEMA report_test;
 CREATE TABLE report_test.thing (tenant_id text, id integer, name text, amount numeric, ratio float8, at timestamptz, ok boolean, more jsonb,
 	PRIMARY KEY (tenant_id, id));

@@ -1095,6 +1095,9 @@ CREATE FUNCTION sentinai.report_source_changed() RETURNS trigger
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
+	IF NOT EXISTS (SELECT FROM new_rows) THEN
+		RETURN NULL;
+	END IF;
 	EXECUTE format(
 		'INSERT INTO sentinai.%1$I (tenant_id, %2$I, event_id, event_type, actor_type, actor_id, payload, created_at)'
 		' SELECT n.tenant_id, n.%3$I, gen_random_uuid()::text, %4$L, $1, $2, jsonb_build_object(''changed'', d.changed), clock_timestamp()'

@@ -99,7 +99,8 @@ BEGIN
 			('sentinai_viewer', ARRAY['report_status', 'report_list', 'report_stats', 'report_type_list', 'report_transitions',
 				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
 			('sentinai_operator', ARRAY['report_request', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
-				'report_retry', 'report_hold', 'report_release'])
+				'report_retry', 'report_hold', 'report_release']),
+			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -132,7 +133,8 @@ DECLARE
 BEGIN
 	FOR seen IN
 		SELECT a.attrelid::pg_catalog.regclass AS relation,
-			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
+			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response',
+							 'input_payload', 'output_payload', 'current_config', 'proposed_config', 'config')
 			   OR (c.relname = 'event_log' AND a.attname = 'metadata') AS is_payload,
 			   pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
 		  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid

@@ -102,7 +102,9 @@ SELECT set_eq($$
 	SELECT DISTINCT c.relname::text || ' ' || g.privilege_type FROM relation c, aclexplode(c.relacl) g
 	 WHERE g.grantee = 'sentinai_platform'::regrole
 $$, ARRAY['exceptions SELECT', 'exceptions INSERT', 'exceptions UPDATE',
-		  'exception_event SELECT', 'exception_event INSERT', 'exception_event UPDATE'],
+		  'exception_event SELECT', 'exception_event INSERT',
+		  'tool_execution SELECT', 'tool_execution INSERT', 'tool_execution UPDATE', 'tool_definition SELECT', 'tool_execution_event SELECT',
+		  'config_change_request SELECT', 'config_change_event SELECT'],
 	'the platform''s handlers reach the platform''s tables only');
 
 SELECT set_eq($$
@@ -123,12 +125,14 @@ $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete'
 SELECT is_empty($$
 	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
 	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) g
-	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response',
+						 'input_payload', 'output_payload', 'current_config', 'proposed_config', 'config')
 	   AND g.grantee <> 'sentinai_payload'::regrole
 	UNION ALL
 	SELECT c.oid::regclass::text, g.grantee::regrole
 	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(c.relacl) g
-	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response')
+	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response',
+						 'input_payload', 'output_payload', 'current_config', 'proposed_config', 'config')
 	   AND g.privilege_type = 'SELECT' AND g.grantee NOT IN (c.relowner, 'sentinai_admin'::regrole, 'sentinai_platform'::regrole)
 $$, 'payloads are read by sentinai_payload, the admin and the platform''s handlers');
 
