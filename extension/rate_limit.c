@@ -53,8 +53,8 @@ typedef struct Call
 	SnSlot *slot;	 /* shared, of this transaction, or the next */
 	SnSlot unshared; /* where there is no slot and none is to be made, or no room for one */
 	bool no_room;
-	bool closed;  /* of no_room: the call is refused */
-	bool private; /* the slot is this transaction's own */
+	bool closed; /* of no_room: the call is refused */
+	bool own;	 /* the slot is this transaction's own */
 } Call;
 
 TimestampTz
@@ -65,33 +65,33 @@ sn_now(void)
 
 /* ---- slots that a transaction with changed limits has for itself ---- */
 
-typedef struct PrivateSlot
+typedef struct OwnSlot
 {
 	SnSlot slot;
-	struct PrivateSlot *next;
-} PrivateSlot;
+	struct OwnSlot *next;
+} OwnSlot;
 
-static PrivateSlot *private_slots = NULL; /* in TopTransactionContext */
+static OwnSlot *own_slots = NULL; /* in TopTransactionContext */
 
 static SnSlot *
-private_slot(const SnSlotKey *key)
+own_slot(const SnSlotKey *key)
 {
-	PrivateSlot *private;
+	OwnSlot *own;
 	SnSlot *shared;
 
-	for (private = private_slots; private != NULL; private = private->next)
-		if (sn_slot_is(&private->slot, key))
-			return &private->slot;
-	private = MemoryContextAllocZero(TopTransactionContext, sizeof(PrivateSlot));
+	for (own = own_slots; own != NULL; own = own->next)
+		if (sn_slot_is(&own->slot, key))
+			return &own->slot;
+	own = MemoryContextAllocZero(TopTransactionContext, sizeof(OwnSlot));
+	sn_slot_name(&own->slot, key);
 	sn_slot_lock(key);
 	shared = sn_slot_find(key);
 	if (shared)
-	private->slot = *shared;
-	else sn_slot_name(&private->slot, key);
+		own->slot = *shared;
 	sn_slot_unlock(key);
-	private->next = private_slots;
-	private_slots = private;
-	return &private->slot;
+	own->next = own_slots;
+	own_slots = own;
+	return &own->slot;
 }
 
 /* ---- a call ---- */
@@ -148,17 +148,25 @@ drop_slot(const SnSlotKey *key)
 	sn_slot_unlock(key);
 }
 
-/* Locks the partition, with the slot or something in its stead, which goes by what was read. */
-static void
+/*
+ * Locks the partition, with the slot or something in its stead, which goes by what was read. False, and nothing is locked,
+ * if that is out of date by now.
+ */
+static bool
 call_adopt(Call *call, const SnLimitRead *read, bool make)
 {
 	const SnSlotKey *key = &call->key;
 
-	call->private = sn_limit_private();
-	if (call->private)
-		call->slot = private_slot(key);
+	call->own = sn_limit_private();
+	if (call->own)
+		call->slot = own_slot(key);
 	sn_slot_lock(key);
-	if (!call->private)
+	if (!call->own && read->config.generation != sn_slot_generation(key->hash))
+	{
+		sn_slot_unlock(key);
+		return false;
+	}
+	if (!call->own)
 		call->slot = sn_slot_find(key);
 	if (call->slot == NULL && make)
 	{
@@ -172,8 +180,9 @@ call_adopt(Call *call, const SnLimitRead *read, bool make)
 		sn_slot_name(&call->unshared, key);
 		call->slot = &call->unshared;
 	}
-	if (call->private || !slot_current(call->slot, key))
+	if (call->own || !slot_current(call->slot, key))
 		slot_adopt(call->slot, read, call->now);
+	return true;
 }
 
 /* A slot is found, and current: the way of nearly every call. False: nothing is locked. */
@@ -198,17 +207,20 @@ call_find(Call *call)
 static SnLimitLookup
 call_begin(Call *call, bool look)
 {
-	SnLimitLookup lookup = SN_LIMIT_NO_TYPE;
-	const SnLimitType *type;
+	bool ready = false;
 
 	call->no_room = false;
-	call->private = false;
+	call->own = false;
 
-	/* Again where the type was deleted and made anew meanwhile. */
-	while (lookup == SN_LIMIT_NO_TYPE && (type = sn_limit_type(call->limit_type, call->limit_type_len)) != NULL)
+	/* Again where the configuration was changed meanwhile, or the type was deleted and made anew. */
+	while (!ready)
 	{
+		const SnLimitType *type = sn_limit_type(call->limit_type, call->limit_type_len);
+		SnLimitLookup lookup;
 		SnLimitRead read;
 
+		if (type == NULL)
+			return SN_LIMIT_NO_TYPE;
 		CHECK_FOR_INTERRUPTS();
 		call->counter = type->counter;
 		sn_slot_key(&call->key, type->incarnation, type->id, call->tenant_id, call->tenant_len);
@@ -216,14 +228,12 @@ call_begin(Call *call, bool look)
 			break;
 		lookup = sn_limit_read(type, &call->key, &read);
 		if (lookup == SN_LIMIT_FOUND)
-			call_adopt(call, &read, !look);
+			ready = call_adopt(call, &read, !look);
 		else
 			drop_slot(&call->key);
+		if (lookup == SN_LIMIT_NO_TENANT)
+			return SN_LIMIT_NO_TENANT;
 	}
-	if (type == NULL)
-		return SN_LIMIT_NO_TYPE;
-	if (lookup == SN_LIMIT_NO_TENANT)
-		return lookup;
 	if (look)
 	{
 		call->unshared = *call->slot;
@@ -245,7 +255,7 @@ call_shared(Call *call)
 {
 	SnSlot *shared = call->slot;
 
-	if (!call->private)
+	if (!call->own)
 		return shared == &call->unshared ? NULL : shared;
 	shared = sn_slot_find(&call->key);
 	if (shared)
@@ -254,7 +264,7 @@ call_shared(Call *call)
 }
 
 /*
- * Changes the counts, of a private slot those of the shared one too. Not in a rehearsal, whose calls only look, and not
+ * Changes the counts, of a slot of one's own those of the shared one too. Not in a rehearsal, whose calls only look, and not
  * where the limit is disabled.
  */
 static void
@@ -266,7 +276,7 @@ call_count(Call *call, void (*change)(SnWindow *window, int64 n), int64 n)
 		return;
 	shared = call_shared(call);
 	change(&call->slot->window, n);
-	if (call->private && shared)
+	if (call->own && shared)
 		change(&shared->window, n);
 	if (shared)
 		sn_slot_changed(&call->key, shared);
@@ -436,7 +446,7 @@ on_xact_end(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
 		n_taken = 0;
-		private_slots = NULL;
+		own_slots = NULL;
 	}
 }
 
@@ -934,7 +944,7 @@ calls_begin(Call *calls, int n, bool look)
 	sn_slot_lock(&calls[0].key);
 	for (int i = 0; i < n; i++)
 	{
-		if (calls[i].private || calls[i].slot == &calls[i].unshared)
+		if (calls[i].own || calls[i].slot == &calls[i].unshared)
 			continue;
 		calls[i].slot = sn_slot_find(&calls[i].key);
 		ready = ready && calls[i].slot != NULL && slot_current(calls[i].slot, &calls[i].key);
