@@ -41,8 +41,8 @@
 
 /*
  * What one jsonb may hold at most.  Its format ends at 2^28 - 1 bytes, and
- * pushJsonbValue() doubles its arrays, which ends at 1 GiB: at these counts the
- * next doubling would throw.
+ * arrays of members and elements are doubled, which ends at 1 GiB: at these
+ * counts the next doubling would throw.
  */
 #define JSONB_MAX_BYTES JENTRY_OFFLENMASK
 #define JSONB_MAX_KEYS (8 * 1024 * 1024)
@@ -51,10 +51,22 @@
 /* Numbers of up to this many characters fit an int64. */
 #define INT64_SAFE_LEN 18
 
+/* Objects of more members are sorted by qsort(). */
+#define INSERTION_SORT_MAX 16
+
+/* An object or array whose end has not come yet. */
+typedef struct Container
+{
+	struct Container *parent;
+	JsonbValue value; /* its members or elements so far, in the order of the text */
+	JsonbValue key;	  /* of an object's next member */
+	int max;
+} Container;
+
 typedef struct JsonbBuild
 {
-	JsonbParseState *state;
-	JsonbValue *root;
+	Container *top;
+	JsonbValue root;
 	bool trim;		/* strip trailing zeros of fractions: 1.50 is 1.5 */
 	bool trimmable; /* there are such zeros, perhaps */
 	uint64 bytes;	/* upper bound of the jsonb's size */
@@ -176,6 +188,127 @@ scalar_build(JsonbBuild *build, const sn_json *json, sn_json_token token, JsonbV
 }
 
 static void
+container_begin(JsonbBuild *build, bool object)
+{
+	Container *container = palloc0(sizeof(Container));
+
+	container->parent = build->top;
+	container->max = 8;
+	container->value.type = object ? jbvObject : jbvArray;
+	if (object)
+		container->value.val.object.pairs = palloc(container->max * sizeof(JsonbPair));
+	else
+		container->value.val.array.elems = palloc(container->max * sizeof(JsonbValue));
+	build->top = container;
+	build->values++;
+	build->bytes += 2 * sizeof(uint32); /* header and alignment */
+}
+
+static void
+member_add(Container *container, const JsonbValue *value)
+{
+	int n = container->value.val.object.nPairs++;
+
+	if (n == container->max)
+		container->value.val.object.pairs =
+			repalloc(container->value.val.object.pairs, (container->max *= 2) * sizeof(JsonbPair));
+	container->value.val.object.pairs[n] = (JsonbPair){container->key, *value, n};
+}
+
+static void
+element_add(Container *container, const JsonbValue *value)
+{
+	int n = container->value.val.array.nElems++;
+
+	if (n == container->max)
+		container->value.val.array.elems =
+			repalloc(container->value.val.array.elems, (container->max *= 2) * sizeof(JsonbValue));
+	container->value.val.array.elems[n] = *value;
+}
+
+/* A value is complete: it goes into what surrounds it. */
+static void
+value_add(JsonbBuild *build, const JsonbValue *value)
+{
+	if (build->top == NULL)
+		build->root = *value;
+	else if (build->top->value.type == jbvObject)
+		member_add(build->top, value);
+	else
+		element_add(build->top, value);
+}
+
+/* jsonb's order: by length first. */
+static int
+key_compare(const JsonbPair *a, const JsonbPair *b)
+{
+	if (a->key.val.string.len != b->key.val.string.len)
+		return a->key.val.string.len < b->key.val.string.len ? -1 : 1;
+	return memcmp(a->key.val.string.val, b->key.val.string.val, a->key.val.string.len);
+}
+
+static int
+pair_compare(const void *a, const void *b)
+{
+	const JsonbPair *left = a;
+	const JsonbPair *right = b;
+	int order = key_compare(left, right);
+
+	return order != 0 ? order : left->order < right->order ? -1 : 1;
+}
+
+static void
+pairs_sort(JsonbPair *pairs, int n)
+{
+	if (n > INSERTION_SORT_MAX)
+	{
+		qsort(pairs, n, sizeof(JsonbPair), pair_compare);
+		return;
+	}
+	for (int i = 1; i < n; i++)
+	{
+		JsonbPair pair = pairs[i];
+		int at = i;
+
+		for (; at > 0 && key_compare(&pairs[at - 1], &pair) > 0; at--)
+			pairs[at] = pairs[at - 1];
+		if (at < i)
+			pairs[at] = pair;
+	}
+}
+
+/* Members in order, of those with one key the last. */
+static void
+object_end(JsonbValue *object)
+{
+	JsonbPair *pairs = object->val.object.pairs;
+	int n = object->val.object.nPairs;
+	int kept = 0;
+
+	pairs_sort(pairs, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (i + 1 < n && key_compare(&pairs[i], &pairs[i + 1]) == 0)
+			continue;
+		if (kept < i)
+			pairs[kept] = pairs[i];
+		kept++;
+	}
+	object->val.object.nPairs = kept;
+}
+
+static void
+container_end(JsonbBuild *build)
+{
+	Container *container = build->top;
+
+	if (container->value.type == jbvObject)
+		object_end(&container->value);
+	build->top = container->parent;
+	value_add(build, &container->value);
+}
+
+static void
 token_build(JsonbBuild *build, const sn_json *json, sn_json_token token)
 {
 	JsonbValue value;
@@ -185,26 +318,20 @@ token_build(JsonbBuild *build, const sn_json *json, sn_json_token token)
 	{
 		case SN_TOKEN_OBJECT:
 		case SN_TOKEN_ARRAY:
-			build->values++;
-			build->bytes += 2 * sizeof(uint32); /* header and alignment */
-			build->root =
-				pushJsonbValue(&build->state, token == SN_TOKEN_OBJECT ? WJB_BEGIN_OBJECT : WJB_BEGIN_ARRAY, NULL);
+			container_begin(build, token == SN_TOKEN_OBJECT);
 			break;
 		case SN_TOKEN_OBJECT_END:
-			build->root = pushJsonbValue(&build->state, WJB_END_OBJECT, NULL);
-			break;
 		case SN_TOKEN_ARRAY_END:
-			build->root = pushJsonbValue(&build->state, WJB_END_ARRAY, NULL);
+			container_end(build);
 			break;
 		case SN_TOKEN_KEY:
 			build->keys++;
-			scalar_build(build, json, token, &value);
-			pushJsonbValue(&build->state, WJB_KEY, &value);
+			scalar_build(build, json, token, &build->top->key);
 			break;
 		default:
 			build->values++;
 			scalar_build(build, json, token, &value);
-			pushJsonbValue(&build->state, sn_json_in_object(json) ? WJB_VALUE : WJB_ELEM, &value);
+			value_add(build, &value);
 			break;
 	}
 }
@@ -233,7 +360,7 @@ jsonb_build(const sn_field *field, bool trim, bool *trimmable)
 	}
 	if (token == SN_TOKEN_END)
 	{
-		Jsonb *made = JsonbValueToJsonb(build.root);
+		Jsonb *made = JsonbValueToJsonb(&build.root);
 
 		MemoryContextSwitchTo(caller);
 		result = palloc(VARSIZE(made));

@@ -255,6 +255,18 @@ SELECT pg_temp.hash('{}', 'T') = pg_temp.hash('{}', 'U') AS same_for_other_type,
 SELECT count(DISTINCT pg_temp.hash(format('{"n":%s}', n))) FROM generate_series(1, 1000) n;
 
 --
+-- Objects of 1 to 60 members, keys of all orders, many of them more than once: as jsonb_in makes them
+--
+
+WITH made AS (
+	SELECT n, '{' || string_agg(format('"%s":%s', repeat(chr(97 + i * 7 % 5), i * n % 4),
+		(ARRAY[i::text, '"x"', '{"b":1,"a":[1,{"zz":null,"y":2}],"b":3}', '[]'])[1 + i % 4]), ',') || '}' AS payload
+	FROM generate_series(1, 60) n, generate_series(1, n) i GROUP BY n
+)
+SELECT count(*), count(*) FILTER (WHERE p.payload::text = m.payload::jsonb::text) AS same, max(n) FILTER (WHERE NOT p.ok) AS refused
+FROM made m, event_parse(convert_to(format('{"event_id":"e","event_type":"t","tenant_id":"a","payload":%s}', m.payload), 'UTF8')) p;
+
+--
 -- Ids of events that bring none
 --
 
