@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(71);
+SELECT plan(82);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -27,7 +27,9 @@ SELECT lives_ok(q, 'viewer: ' || q) FROM unnest(ARRAY[
 	'SELECT id, topic, error FROM outbox_failed', 'SELECT key, status, lease_until FROM idempotency_key', 'SELECT usage_summary(''ROLE_T'')',
 	'SELECT * FROM usage_details(''ROLE_T'', ''events'', now() - interval ''1 day'', now())',
 	'SELECT usage_export(''ROLE_T'', now() - interval ''1 day'', now())',
-	'SELECT * FROM books_check(''ROLE_T'', now() - interval ''1 day'', now())', 'SELECT * FROM usage_metric']) q;
+	'SELECT * FROM books_check(''ROLE_T'', now() - interval ''1 day'', now())', 'SELECT * FROM usage_metric',
+	'SELECT * FROM rate_limit_list(''ROLE_T'')', 'SELECT * FROM rate_limit_usage(''ROLE_T'')', 'SELECT * FROM rate_limit_history',
+	'SELECT rate_limit_peek(''ROLE_T'', ''api_requests''), rate_limit_body(''ROLE_T'', ''api_requests'')']) q;
 SELECT is((SELECT payload FROM dlq_list('ROLE_T')), NULL, 'viewer: a dead letter has no payload');
 SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
 	'SELECT payload FROM dead_letter_queue', 'SELECT payload_raw FROM dead_letter_queue', 'SELECT payload FROM event_log',
@@ -35,7 +37,9 @@ SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
 	'SELECT outbox_failed_retry(1)', 'SELECT * FROM outbox', 'SELECT * FROM emit_secret',
 	'SELECT response FROM idempotency_key', 'SELECT idempotency_begin(''ROLE_T'', ''s'', ''k'', ''{}'', lease => ''1 min'')',
 	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'SELECT usage_record(''ROLE_T'', ''events'')', 'SELECT usage_close(now())',
-	'SELECT usage_correct(''ROLE_T'', ''events'', '''', now(), 1, ''no'')', 'UPDATE exceptions SET owner = ''x''']) q;
+	'SELECT usage_correct(''ROLE_T'', ''events'', '''', now(), 1, ''no'')', 'UPDATE exceptions SET owner = ''x''',
+	'SELECT rate_limit_check(''ROLE_T'', ''api_requests'')', 'SELECT rate_limit_reset(''ROLE_T'', ''api_requests'', ''x'')',
+	'SELECT * FROM rate_limit_since']) q;
 RESET ROLE;
 
 -- With sentinai_payload it sees them.
@@ -56,6 +60,8 @@ SELECT throws_ok('SELECT outbox_failed_retry(0)', 'SN011', NULL, 'operator: send
 SELECT throws_ok('SELECT outbox_failed_discard(0, ''why'')', 'SN011', NULL, 'operator: discards them');
 SELECT lives_ok('DELETE FROM dead_letter_queue WHERE tenant_id = ''ROLE_T''', 'operator: clears dead letters');
 SELECT throws_ok('TRUNCATE dead_letter_queue', '42501', NULL, 'operator may not truncate them');
+SELECT lives_ok('SELECT rate_limit_reset(''ROLE_T'', ''api_requests'', ''incident'')', 'operator: resets a limit');
+SELECT throws_ok('SELECT rate_limit_set(''ROLE_T'', ''api_requests'', 5)', '42501', NULL, 'operator may not set limits');
 SELECT throws_ok('SELECT handler_add(''intake'', ''ExceptionIngested'', ''app.f'')', '42501', NULL, 'operator may not register handlers');
 RESET ROLE;
 
@@ -72,6 +78,8 @@ RESET ROLE;
 -- Outside of a handler emit and fail are refused, whoever calls.
 SET ROLE sentinai_handler;
 SELECT throws_ok('SELECT emit(NULL::sentinai.event, ''ExceptionNormalized'', ''{}'')', 'SN008', NULL, 'handler: emit only inside');
+SELECT lives_ok('SELECT rate_limit_enforce(''ROLE_T'', ''api_requests''), rate_limit_refund(''ROLE_T'', ''api_requests'')', 'handler: asks about limits');
+SELECT throws_ok('SELECT rate_limit_set(''ROLE_T'', ''api_requests'', 5)', '42501', NULL, 'handler may not set them');
 SELECT throws_ok('SELECT fail(NULL::sentinai.event, ''x'', ''y'')', 'SN008', NULL, 'handler: fail only inside');
 SELECT lives_ok('SELECT idempotency_begin(''ROLE_T'', ''s'', ''handler'', ''{}'', lease => ''1 min'')', 'handler: begins with an idempotency key');
 SELECT throws_ok('SELECT * FROM idempotency_key', '42501', NULL, 'handler may not read others'' answers');
