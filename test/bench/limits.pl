@@ -2,8 +2,9 @@
 # of rows in plain SQL, and Redis. Server and clients share this machine's cores. Clients come over Unix sockets, and where it says so over loopback.
 # `make bench-limits` calls it. docs/rate-limits.md tells what the figures mean.
 #
-#   process   a loop inside one backend: ns a call; the batch form
-#   wire      pgbench with prepared statements, and Redis by EVALSHA, 1, 2 and 8 clients: one hot key, 100,000 keys, pipelined by 16
+#   process   a loop inside one backend: ns of CPU a call; the batch form
+#   wire      pgbench with prepared statements, and Redis by EVALSHA, 1, 2 and 8 clients: one hot key, 100,000 keys, pipelined by 16;
+#             and the CPU of a call, of server and client together, which depends less on what else the machine does
 #   memory    a million tenants with four limits each
 #
 # BENCH_PARTS    which of them, by default all
@@ -27,15 +28,17 @@ my $t = Sentinai::Test->new(
 my $session = $t->session;
 my $redis;
 
-# Seconds that a statement takes in the one session
+# Seconds that a statement takes in the one session: of CPU, so that others on the machine don't matter
 sub seconds_of
 {
 	my ($sql) = @_;
-	my $since = time;
+	my $schedstat = '/proc/' . $session->sql('SELECT pg_backend_pid()') . '/schedstat';
+	my ($since) = split ' ', Sentinai::Test::slurp($schedstat);
 	my $answer = $session->sql($sql);
+	my ($until) = split ' ', Sentinai::Test::slurp($schedstat);
 
 	die "$sql\n$answer" if $answer =~ /ERROR:/;
-	return time - $since;
+	return ($until - $since) / 1e9;
 }
 
 # ---------------------------------------------------------------- in one backend
@@ -98,7 +101,29 @@ sub pipelined
 	return "\\if :first\nSELECT;\n\\set first 0\n\\endif\n\\startpipeline\n" . "$statement;\n" x $pipeline . "\\endpipeline\n";
 }
 
-# Statements a second. where: a database, or a URI
+# CPU seconds of the clients and servers that have ended, and of Redis
+sub cpu_used
+{
+	my ($postmaster) = split /\n/, Sentinai::Test::slurp("$t->{cluster_dir}/data/postmaster.pid");
+	my @server = split ' ', Sentinai::Test::slurp("/proc/$postmaster/stat") =~ s/^.*\) //sr;
+	my @redis = split ' ', Sentinai::Test::slurp("/proc/$redis->{pid}/stat") =~ s/^.*\) //sr;
+	my @own = POSIX::times();
+
+	return ($server[13] + $server[14] + $redis[11] + $redis[12] + $own[3] + $own[4]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+# Runs a measurement, which returns calls a second and how many they were. Returns calls a second and CPU microseconds a call.
+sub with_cpu
+{
+	my ($measure) = @_;
+	my $before = cpu_used();
+	my ($rate, $calls) = $measure->();
+
+	$t->wait_for_sql(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'}, 0);
+	return ($rate, (cpu_used() - $before) / $calls * 1e6);
+}
+
+# Statements a second, and how many; statements: in a run of the script. where: a database, or a URI
 sub pgbench
 {
 	my ($script, $clients, $statements, $where) = @_;
@@ -106,9 +131,11 @@ sub pgbench
 	my $out = $t->program('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $threads, '-T', $seconds, '-D', 'first=1',
 		'-f', $script, $where // 'sentinai');
 	my ($tps) = $out =~ /^tps = ([\d.]+)/m;
+	my ($done) = $out =~ /^number of transactions actually processed: (\d+)/m;
 
+	$statements //= 1;
 	die "pgbench: $out" if !$tps || $out !~ /failed transactions: 0 /;
-	return $tps * ($statements // 1);
+	return ($tps * $statements, $done * $statements);
 }
 
 # One statement with 1 key or many, so that both have the same script
@@ -166,20 +193,20 @@ END
 	}
 }
 
-# Calls a second. A short run says how many calls a long enough one has, since redis-benchmark counts calls, not seconds.
+# Calls a second, and how many. A short run says how many calls a long enough one has, since redis-benchmark counts calls, not seconds.
 sub redis_benchmark
 {
-	my ($clients, $of, $depth, $where) = @_;
-	my @where = @{ $redis->{ $where // 'socket' } };
-	my $rate = 20_000;
+	my ($where, $of, $depth, $clients) = @_;
+	my ($rate, $calls, $all) = (20_000, 0, 0);
 
 	for my $wanted (0.3, $seconds)
 	{
-		my $out = Sentinai::Test::run('redis-benchmark', @where, '-c', $clients, '-n', int($rate * $wanted) || 1, '-P', $depth,
-			'-r', $of, '--csv', 'EVALSHA', $redis->{sha}, 1, 'key:__rand_int__', 60, 1000);
+		$calls = int($rate * $wanted) || 1;
+		$all += $calls;
+		my $out = Sentinai::Test::run('redis-benchmark', @{ $redis->{$where} }, '-c', $clients, '-n', $calls, '-P', $depth, '-r', $of, '--csv', 'EVALSHA', $redis->{sha}, 1, 'key:__rand_int__', 60, 1000);
 		($rate) = $out =~ /^"EVALSHA[^"]*","([\d.]+)"/m or die "redis-benchmark: $out";
 	}
-	return $rate;
+	return ($rate, $all);
 }
 
 # ---------------------------------------------------------------- the comparison
@@ -202,57 +229,56 @@ sub write_scripts
 	return;
 }
 
-# What is divided by each other is measured one after the other.
+# Key, title, and what measures it with so many clients. What is divided by each other is measured one after the other.
+my @contenders = (
+	[ select => 'SELECT 1', sub { pgbench($script{select}, @_) } ],
+	[ check => 'rate_limit_check, one hot key', sub { pgbench($script{check}, @_) } ],
+	[ check_row => 'SELECT * FROM rate_limit_check', sub { pgbench($script{check_row}, @_) } ],
+	[ redis => 'Redis EVALSHA, one hot key', sub { redis_benchmark('socket', 1, 1, @_) } ],
+	[ hot => 'rate_limit_check, one of one key', sub { pgbench($script{hot}, @_) } ],
+	[ many => 'rate_limit_check, 100,000 keys', sub { pgbench($script{many}, @_) } ],
+	[ redis_many => 'Redis EVALSHA, 100,000 keys', sub { redis_benchmark('socket', $keys, 1, @_) } ],
+	[ row_hot => 'rows, one hot key', sub { pgbench($script{row_hot}, @_) } ],
+	[ row_many => 'rows, 100,000 keys', sub { pgbench($script{row_many}, @_) } ],
+	[ select_pipelined => 'SELECT 1, pipelined', sub { pgbench($script{select_pipelined}, @_, $pipeline) } ],
+	[ check_pipelined => 'rate_limit_check, pipelined', sub { pgbench($script{check_pipelined}, @_, $pipeline) } ],
+	[ redis_pipelined => 'Redis EVALSHA, pipelined', sub { redis_benchmark('socket', 1, $pipeline, @_) } ],
+	[ check_loopback => 'rate_limit_check, loopback', sub { pgbench($script{check}, @_, 1, $t->url) } ],
+	[ redis_loopback => 'Redis EVALSHA, loopback', sub { redis_benchmark('loopback', 1, 1, @_) } ],
+);
+
+# Title, ours, theirs, goal, and with how many clients the goal is meant
+my @ratios = (
+	[ 'of SELECT 1', 'check', 'select', '>= 0.95' ],
+	[ 'of SELECT 1, all columns', 'check_row', 'select' ],
+	[ 'one hot key, of 100,000 keys', 'hot', 'many', '>= 0.9', 8 ],
+	[ 'of Redis, one hot key', 'check', 'redis', '>= 1' ],
+	[ 'of Redis, 100,000 keys', 'many', 'redis_many', '>= 1' ],
+	[ 'of Redis, loopback', 'check_loopback', 'redis_loopback', '>= 1' ],
+	[ 'of Redis, pipelined', 'check_pipelined', 'redis_pipelined' ],
+	[ 'of SELECT 1, pipelined', 'check_pipelined', 'select_pipelined' ],
+	[ 'of rows, one hot key', 'hot', 'row_hot', '>= 20', 8 ],
+	[ 'of rows, 100,000 keys', 'many', 'row_many' ],
+);
+
 sub wire
 {
 	my ($clients) = @_;
-	my $label = "$clients client" . ($clients > 1 ? 's' : '');
-	my %per_second = (
-		select => pgbench($script{select}, $clients),
-		check => pgbench($script{check}, $clients),
-		check_row => pgbench($script{check_row}, $clients),
-		redis => redis_benchmark($clients, 1, 1),
-		hot => pgbench($script{hot}, $clients),
-		many => pgbench($script{many}, $clients),
-		redis_many => redis_benchmark($clients, $keys, 1),
-		row_hot => pgbench($script{row_hot}, $clients),
-		row_many => pgbench($script{row_many}, $clients),
-		select_pipelined => pgbench($script{select_pipelined}, $clients, $pipeline),
-		check_pipelined => pgbench($script{check_pipelined}, $clients, $pipeline),
-		redis_pipelined => redis_benchmark($clients, 1, $pipeline),
-		check_loopback => pgbench($script{check}, $clients, 1, $t->url),
-		redis_loopback => redis_benchmark($clients, 1, 1, 'loopback'),
-	);
-	my %ratio = (
-		'of SELECT 1' => [ 'check', 'select', '>= 0.95' ],
-		'of SELECT 1, all columns' => [ 'check_row', 'select' ],
-		'one hot key, of 100,000 keys' => [ 'hot', 'many', $clients == 8 ? '>= 0.9' : undef ],
-		'of Redis, one hot key' => [ 'check', 'redis', '>= 1' ],
-		'of Redis, 100,000 keys' => [ 'many', 'redis_many', '>= 1' ],
-		'of Redis, one hot key, loopback' => [ 'check_loopback', 'redis_loopback', '>= 1' ],
-		'of rows, one hot key' => [ 'hot', 'row_hot', $clients == 8 ? '>= 20' : undef ],
-		'of rows, 100,000 keys' => [ 'many', 'row_many' ],
-		"pipelined by $pipeline, of SELECT 1" => [ 'check_pipelined', 'select_pipelined' ],
-		"pipelined by $pipeline, of Redis" => [ 'check_pipelined', 'redis_pipelined' ],
-	);
-	my @names = (
-		[ select => 'SELECT 1' ], [ check => 'rate_limit_check, one hot key' ],
-		[ check_row => 'SELECT * FROM rate_limit_check' ],
-		[ many => 'rate_limit_check, 100,000 keys' ],
-		[ redis => 'Redis EVALSHA, one hot key' ], [ redis_many => 'Redis EVALSHA, 100,000 keys' ],
-		[ row_hot => 'rows, one hot key' ], [ row_many => 'rows, 100,000 keys' ],
-		[ select_pipelined => "SELECT 1, pipelined by $pipeline" ],
-		[ check_pipelined => "rate_limit_check, pipelined by $pipeline" ],
-		[ redis_pipelined => "Redis EVALSHA, pipelined by $pipeline" ],
-		[ check_loopback => 'rate_limit_check, one hot key, loopback' ],
-		[ redis_loopback => 'Redis EVALSHA, one hot key, loopback' ]);
+	my %rate;
+	my %cpu;
 
-	note_figure("$label: $_->[1]", 'calls/s', $per_second{ $_->[0] }) for @names;
-	for my $name (sort keys %ratio)
+	for my $contender (@contenders)
 	{
-		my ($ours, $theirs, $goal) = @{ $ratio{$name} };
-		note_figure("    $label: ratio $name", '', $per_second{$ours} / $per_second{$theirs}, $goal);
+		my ($key, $title, $measure) = @$contender;
+		($rate{$key}, $cpu{$key}) = with_cpu(sub { $measure->($clients) });
+		note_figure("$clients: $title", 'calls/s', $rate{$key});
 	}
+	for my $ratio (@ratios)
+	{
+		my ($title, $ours, $theirs, $goal, $when) = @$ratio;
+		note_figure("    $clients: ratio $title", '', $rate{$ours} / $rate{$theirs}, !$when || $when == $clients ? $goal : undef);
+	}
+	note_figure("    $clients: CPU of $_->[1]", 'us/call', $cpu{ $_->[0] }) for @contenders[ 0 .. 3, 7 ];
 	return;
 }
 
@@ -268,6 +294,7 @@ sub kib
 # Of a backend of its own: what it touches of shared memory, and what it has for itself
 sub memory
 {
+	$session = $t->session;
 	my $pid = $session->sql('SELECT pg_backend_pid()');
 	my ($shared, $private) = map { kib($pid, $_) } qw(RssShmem RssAnon);
 	my $segment = $t->sql(q{SELECT sum(allocated_size) FROM pg_shmem_allocations WHERE name LIKE 'sentinai rate limit%'});
@@ -298,6 +325,7 @@ SET search_path = sentinai, public;
 SELECT activate(), $limits, rate_limit_type_set('full', 1, 60);
 INSERT INTO tenant (tenant_id) SELECT 'T' || n FROM generate_series(1, $tenants) n UNION ALL SELECT n::text FROM generate_series(1, $keys) n;
 ANALYZE tenant;
+SELECT count(*) FROM rate_limit_check_batch(ARRAY(SELECT n::text FROM generate_series(1, $keys) n), 'api_requests');
 SQL
 	make_row_limiter();
 	start_redis();
@@ -313,7 +341,7 @@ for my $round (1 .. $rounds)
 }
 memory() if $part{memory};
 report(
-	$t, 'limits', "$rounds rounds; $seconds s a measurement over the wire, $calls calls in process; Redis $redis->{version}",
+	$t, 'limits', "$rounds rounds; $seconds s a measurement over the wire with 1, 2 and 8 clients, pipelined by $pipeline; $calls calls in process; Redis $redis->{version}",
 	rounds => $rounds, seconds => $seconds, calls => $calls, redis => $redis->{version});
 pass('the figures are above');
 done_testing();
