@@ -2,6 +2,7 @@
 -- sentinai.test_clock; what is due is shown as seconds of that clock.
 
 SET search_path = sentinai, public;
+SET statement_timeout = '60s';
 \set VERBOSITY terse
 \pset format unaligned
 \pset tuples_only on
@@ -17,8 +18,8 @@ CREATE FUNCTION pg_temp.ev(event_id text, event_type text, tenant_id text, excep
 	SELECT convert_to(jsonb_build_object('event_id', event_id, 'event_type', event_type, 'tenant_id', tenant_id,
 		'exception_id', exception_id, 'payload', '{}'::jsonb)::text, 'UTF8') $$;
 CREATE FUNCTION pg_temp.counts(r sentinai.consume_result) RETURNS text LANGUAGE sql AS $$
-	SELECT format('handled %s, failed %s, parked %s, deferred %s, dead %s, due %s, emitted %s, next in %s ms%s', r.handled, r.failed, r.parked,
-				  r.deferred, r.dead_lettered, r.due, r.emitted, r.next_due_ms, ', stop: ' || r.stop) $$;
+	SELECT format('handled %s, failed %s, parked %s, deferred %s, dead %s, due %s, emitted %s%s', r.handled, r.failed, r.parked,
+				  r.deferred, r.dead_lettered, r.due, r.emitted, ', stop: ' || r.stop) $$;
 
 -- Sends events written as "id tenant exception [type]" to partition 0 or 1; none: a tick.
 CREATE FUNCTION pg_temp.send_to(partition integer, VARIADIC events text[] DEFAULT '{}') RETURNS text LANGUAGE plpgsql AS $$
@@ -41,7 +42,8 @@ CREATE FUNCTION pg_temp.events(prefix text, tenant_id text, first integer, last 
 	SELECT array_agg(format('%s%s %s %s', prefix, i, tenant_id, exception_id) ORDER BY i) FROM generate_series(first, last) i $$;
 
 CREATE VIEW pg_temp.queue AS
-	SELECT tenant_id, event_id, status, charged, rate_limit, pg_temp.sec(next_attempt_at) AS due FROM sentinai.event_pending
+	SELECT tenant_id, event_id, status, charged, rate_limit,
+		   CASE WHEN rate_limit IS NOT NULL OR next_attempt_at = 'infinity' THEN pg_temp.sec(next_attempt_at) END AS due FROM sentinai.event_pending
 	 WHERE worker_type = 'press' ORDER BY tenant_id, event_pending.next_attempt_at, id;
 
 CREATE SCHEMA press;
@@ -90,6 +92,7 @@ SELECT pg_temp.at(1);
 SELECT pg_temp.send('a8 PR_A');
 SELECT pg_temp.send_to(1, 'o1 PR_A', 'o2 PR_A');
 SELECT * FROM pg_temp.queue;
+SELECT next_due_ms FROM consume('press', 'press', ARRAY[ROW('press', 0, 9, (SELECT epoch FROM kafka_offset WHERE group_id = 'press' AND partition = 0), NULL, NULL, NULL, NULL)::sentinai.record]);
 -- the rate is kept: half a window later there is room for one or two
 SELECT pg_temp.at(2.5);
 SELECT pg_temp.send();
@@ -98,3 +101,214 @@ SELECT pg_temp.at(4);
 SELECT pg_temp.send(), pg_temp.send_to(1);
 SELECT pg_temp.done();
 SELECT * FROM pg_temp.queue;
+SELECT pg_temp.at(6);
+SELECT pg_temp.send_to(1);
+SELECT pg_temp.at(8);
+SELECT pg_temp.send_to(1);
+SELECT count(*) FROM pg_temp.queue;
+-- BackpressureApplied came once a window (at 0 and at 1 s is one)
+SELECT count(*), count(DISTINCT event_id) FROM event_log WHERE event_type = 'BackpressureApplied' AND tenant_id ~ '^PR_';
+
+--
+-- A deferred event blocks its key; who was parked behind it is charged when it is released; a row is touched a few times
+--
+CREATE TABLE press.touched (op text);
+CREATE FUNCTION press.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO press.touched VALUES (TG_OP); RETURN NULL; END $$;
+CREATE TRIGGER touched AFTER INSERT OR UPDATE OR DELETE ON event_pending FOR EACH ROW EXECUTE FUNCTION press.touch();
+CREATE FUNCTION pg_temp.touched() RETURNS text LANGUAGE sql AS $$
+	WITH gone AS (DELETE FROM press.touched RETURNING op), n AS (SELECT op, count(*) FROM gone GROUP BY 1)
+	SELECT string_agg(op || ' ' || count, ', ' ORDER BY op) FROM n $$;
+SELECT count(pg_temp.done());
+SELECT limit_value FROM rate_limit_set('PR_C', 'events_ingested', 4, 2);
+SELECT pg_temp.at(100);
+SELECT pg_temp.send(VARIADIC pg_temp.events('k', 'PR_C', 1, 9, 'K') || pg_temp.events('m', 'PR_C', 1, 3, 'M') || ARRAY['n1 PR_C']);
+SELECT * FROM pg_temp.queue;
+SELECT exception_id, event_id, dlq_id FROM key_state WHERE worker_type = 'press' ORDER BY 1;
+SELECT reason FROM event_why('PR_C', 'k7');
+-- Time goes on, with a tick every so many seconds.
+CREATE PROCEDURE pg_temp.run(until numeric, step numeric, OUT n integer) LANGUAGE plpgsql AS $$
+DECLARE
+	began	numeric := extract(epoch FROM current_setting('sentinai.test_clock')::timestamptz - '2026-03-01 12:00:00Z');
+BEGIN
+	n := 0;
+	WHILE began + step <= until LOOP
+		began := began + step;
+		PERFORM pg_temp.at(began);
+		PERFORM pg_temp.send();
+		n := n + 1;
+	END LOOP;
+END $$;
+CALL pg_temp.run(103, 0.5, NULL);
+SELECT * FROM pg_temp.queue;
+CALL pg_temp.run(109, 0.5, NULL);
+SELECT pg_temp.done();
+SELECT count(*) FROM pg_temp.queue;
+SELECT count(*) FROM key_state WHERE worker_type = 'press';
+SELECT pg_temp.touched();
+
+--
+-- What rolls back charges nothing: the caller's ROLLBACK, an error of the infrastructure, a batch that is too hard
+--
+SELECT pg_temp.at(200);
+BEGIN;
+SELECT pg_temp.send(VARIADIC pg_temp.events('r', 'PR_A', 1, 6));
+ROLLBACK;
+SELECT available FROM backpressure_limit('PR_A');
+CREATE OR REPLACE FUNCTION press.handle(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.event_id LIKE 'full%' AND EXISTS (SELECT FROM press.bad b WHERE b.event_id = 'disk') THEN
+		RAISE disk_full;
+	ELSIF EXISTS (SELECT FROM press.bad b WHERE b.event_id = e.event_id) THEN
+		PERFORM sentinai.fail(e, 'away', 'it is');
+	END IF;
+	INSERT INTO press.done (tenant_id, event_id) VALUES (e.tenant_id, e.event_id);
+END $$;
+INSERT INTO press.bad VALUES ('disk');
+SELECT pg_temp.send(VARIADIC ARRAY['r1 PR_A', 'full1 PR_A']);
+SELECT available FROM backpressure_limit('PR_A');
+DELETE FROM press.bad;
+SELECT pg_temp.send(VARIADIC ARRAY['r1 PR_A', 'full1 PR_A']);
+SELECT available FROM backpressure_limit('PR_A');
+
+--
+-- A retry is not charged again, nor is one of a dead letter, nor a duplicate
+--
+INSERT INTO press.bad VALUES ('f1');
+SELECT pg_temp.send('f1 PR_A F', 'f2 PR_A F', 'r1 PR_A');
+SELECT * FROM pg_temp.queue;
+SELECT available FROM backpressure_limit('PR_A');
+SELECT pg_temp.send('r2 PR_A');
+DELETE FROM press.bad;
+UPDATE event_pending SET next_attempt_at = now() WHERE event_id = 'f1';
+SELECT pg_temp.send();
+SELECT pg_temp.send();
+SELECT pg_temp.done();
+SELECT * FROM pg_temp.queue;
+
+INSERT INTO press.bad VALUES ('g1');
+SELECT count(retry_policy_set(worker_type => 'press', tenant_id => 'PR_B', max_retries => 0));
+SELECT pg_temp.send(VARIADIC pg_temp.events('g', 'PR_B', 1, 5));
+SELECT event_id, status FROM dead_letter_queue WHERE tenant_id = 'PR_B';
+DELETE FROM press.bad;
+SELECT count(dlq_retry(id, 'again')) FROM dead_letter_queue WHERE tenant_id = 'PR_B';
+-- its record as it comes back, beside a copy of the first event
+SELECT pg_temp.counts(consume('press', 'press', ARRAY[
+		ROW('press', 0, k.next_offset, k.epoch, now(), d.key, ARRAY[ROW('sentinai-dlq-id', convert_to(d.id::text, 'UTF8')),
+			ROW('sentinai-dlq-token', convert_to(d.retry_token::text, 'UTF8'))]::sentinai.header[], d.payload_raw)::sentinai.record,
+		ROW('press', 0, k.next_offset + 1, k.epoch, now(), d.key, NULL, pg_temp.ev('g2', 'Pressed', 'PR_B', NULL))::sentinai.record]))
+  FROM kafka_offset k, (SELECT id, retry_token, payload_raw, NULL::bytea AS key FROM dead_letter_queue WHERE tenant_id = 'PR_B') d
+ WHERE k.group_id = 'press' AND k.partition = 0;
+SELECT event_id, status FROM dead_letter_queue WHERE tenant_id = 'PR_B';
+-- who looks for a record that kills the server takes what is due whatever the rate, one event a call
+SELECT pg_temp.at(203);
+SELECT suspect_begin('press'), suspect_next('press', 'press', 0);
+SELECT pg_temp.send(), suspect_next('press', 'press', 0), suspect_end();
+SELECT pg_temp.done();
+
+--
+-- The limit changes: the appointments are made anew, once
+--
+SELECT pg_temp.at(300), count(rate_limit_set('PR_A', 'events_ingested', 10, 60));
+SELECT pg_temp.send(VARIADIC pg_temp.events('x', 'PR_A', 1, 16));
+SELECT * FROM pg_temp.queue;
+SELECT pg_temp.touched() IS NOT NULL;
+-- lowered
+SELECT limit_value FROM rate_limit_set('PR_A', 'events_ingested', 6, 60);
+SELECT pg_temp.send();
+SELECT * FROM pg_temp.queue;
+SELECT pg_temp.touched();
+SELECT pg_temp.send();
+SELECT pg_temp.touched();
+-- raised, by hand
+UPDATE rate_limit_config SET limit_value = 12 WHERE tenant_id = 'PR_A' AND limit_type = 'events_ingested';
+SELECT pg_temp.send();
+SELECT pg_temp.done();
+SELECT * FROM pg_temp.queue;
+SELECT pg_temp.touched();
+-- reset
+SELECT rate_limit_set('PR_A', 'events_ingested', 2, 60) IS NOT NULL;
+SELECT pg_temp.send();
+SELECT rate_limit_reset('PR_A', 'events_ingested', 'a test');
+SELECT pg_temp.send();
+SELECT pg_temp.done();
+SELECT event_id, split_part(rate_limit, ' ', 1), split_part(rate_limit, ' ', 2), due FROM pg_temp.queue;
+SELECT pg_temp.touched();
+SELECT pg_temp.send();
+SELECT pg_temp.touched();
+-- disabled: everything is due, and nothing else is moved
+SELECT limit_value FROM rate_limit_set('PR_A', 'events_ingested', 2, 60, false);
+SELECT ends_at = seen_at AS now FROM rate_limit_forecast('PR_A'), backpressure_limit('PR_A');
+SELECT reason ~ 'is not limited any more' FROM event_why('PR_A', 'x16');
+SELECT pg_temp.send('x17 PR_A');
+SELECT pg_temp.send();
+SELECT pg_temp.done();
+SELECT pg_temp.touched();
+SELECT rate_limit_delete('PR_A', 'events_ingested');
+SELECT limit_value, window_seconds, backlog, ends_at FROM rate_limit_forecast('PR_A');
+
+--
+-- Fair between tenants; after an hour's absence, too, and then the rate is kept
+--
+SELECT pg_temp.at(1000), count(rate_limit_set(t, 'events_ingested', 60, 60)) FROM unnest(ARRAY['PR_A', 'PR_B', 'PR_C']) t;
+SELECT pg_temp.send(VARIADIC pg_temp.events('a', 'PR_A', 1001, 1560));
+SELECT pg_temp.send(VARIADIC pg_temp.events('b', 'PR_B', 1001, 1061));
+SELECT tenant_id, count(*), min(due::numeric), max(due::numeric) FROM pg_temp.queue GROUP BY 1 ORDER BY 1;
+SELECT pg_temp.touched();
+SELECT count(pg_temp.done());
+SELECT pg_temp.at(1000 + 3600);
+-- at most what the limiter has, whatever is overdue
+SELECT pg_temp.send('c1 PR_C');
+SELECT tenant_id, count(*) FROM press.done GROUP BY 1 ORDER BY 1;
+SELECT pg_temp.send();
+CALL pg_temp.run(1000 + 3660, 5, NULL);
+SELECT tenant_id, count(*) FROM press.done GROUP BY 1 ORDER BY 1;
+SELECT pg_temp.touched();
+-- the answer to when it ends counts what waits
+SELECT backlog, pg_temp.sec(last_appointment), pg_temp.sec(ends_at) FROM rate_limit_forecast('PR_A');
+SET sentinai.deferred_max = 300;
+SELECT name, regexp_replace(message, 'the last one at .*;', 'the last one at T;'), hint FROM health_problems() WHERE name = 'deferred_max';
+RESET sentinai.deferred_max;
+-- a call has room for few: the turns go round
+SELECT limit_value FROM rate_limit_set('PR_A', 'events_ingested', 60, 60, false);
+SELECT count(pg_temp.done());
+SELECT pg_temp.send(VARIADIC pg_temp.events('b', 'PR_B', 2001, 2070));
+SELECT count(pg_temp.done());
+SELECT count(pg_temp.send()) FROM generate_series(1, 3);
+SELECT tenant_id, count(*) > 100 AS many FROM press.done GROUP BY 1 ORDER BY 1;
+SELECT count(pg_temp.send()) FROM generate_series(1, 20);
+SELECT array_agg(substr(event_id, 2)::integer ORDER BY n) = array_agg(substr(event_id, 2)::integer ORDER BY substr(event_id, 2)::integer) AS in_order
+  FROM press.done WHERE tenant_id = 'PR_A';
+SELECT limit_value FROM rate_limit_set('PR_B', 'events_ingested', 60, 60, false);
+SELECT count(pg_temp.send()) FROM generate_series(1, 3);
+SELECT count(*) FROM pg_temp.queue;
+SELECT count(pg_temp.done());
+
+--
+-- A suspended tenant's events: once it is resumed they are taken at its rate, and charged
+--
+SELECT pg_temp.at(5000), count(rate_limit_set('PR_A', 'events_ingested', 4, 2));
+SELECT tenant_suspend('PR_A');
+SELECT pg_temp.send(VARIADIC pg_temp.events('s', 'PR_A', 1, 6) || ARRAY['t1 PR_A T', 't2 PR_A T']);
+SELECT * FROM pg_temp.queue;
+SELECT tenant_resume('PR_A');
+SELECT pg_temp.send('s7 PR_A');
+SELECT pg_temp.done();
+SELECT event_id, status, charged, split_part(rate_limit, ' ', 1) AS rate_limit, due FROM pg_temp.queue;
+CALL pg_temp.run(5006, 0.5, NULL);
+SELECT pg_temp.done();
+-- one that waits for its turn, and whose tenant is suspended, waits for that
+SELECT pg_temp.send(VARIADIC pg_temp.events('v', 'PR_A', 1, 6));
+SELECT tenant_suspend('PR_A');
+SELECT pg_temp.at(5020);
+SELECT pg_temp.send();
+SELECT event_id, status, charged, rate_limit, due FROM pg_temp.queue;
+SELECT reason FROM event_why('PR_A', 'v6');
+SELECT tenant_archive('PR_A');
+SELECT pg_temp.send(), pg_temp.send();
+SELECT count(*), min(error_message) FROM dead_letter_queue WHERE tenant_id = 'PR_A';
+SELECT count(*) FROM pg_temp.queue;
+
+SELECT rate_limit_forecast('nobody');
+SELECT rate_limit_forecast(NULL);
+RESET sentinai.test_clock;
+DROP TRIGGER touched ON event_pending;

@@ -43,6 +43,7 @@ ISOLATION = \
 	fence \
 	dead_letter \
 	circuit \
+	backpressure \
 	rate_limit \
 	suspect \
 	idempotency \
