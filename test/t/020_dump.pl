@@ -98,6 +98,14 @@ SELECT usage_compact();
 INSERT INTO usage_delta_1 VALUES (now() + interval '1 day', 1, 'TENANT_001', 'events', 'billing/WorkToDo');
 SQL
 
+# Limits, and counts that are all written down: maintenance finds nothing to write.
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+SELECT rate_limit_set('TENANT_001', 'api_requests', 5, reason => 'for the test'), rate_limit_type_set('exports', 3, 86400);
+SELECT rate_limit_check('TENANT_001', 'exports', 2), rate_limit_reset('TENANT_001', 'tool_executions', 'for the test');
+SQL
+$t->wait_for_sql(q{SELECT coalesce(sentinai.rate_limit_flush(), 'done')}, 'done');
+
 my $secret = $t->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')});
 my $before = owned($t);
 my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
@@ -105,7 +113,8 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 # A table that is empty on both sides shows nothing; these have rows.
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
-	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event))
+	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event
+	rate_limit_config rate_limit_type_override rate_limit_since rate_limit_usage rate_limit_history))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
@@ -128,6 +137,8 @@ sub goes_on
 			%option),
 		'handled 1 duplicate 1 failed 0 dead 1 due 0', "$how: what was handled before is a duplicate, what is new is handled");
 	cmp_ok($source->sql('SELECT max(id) FROM sentinai.dead_letter_queue', %option), '>', $dead, "$how: ids go on");
+	is($source->sql(q{SELECT allowed, "limit", remaining FROM sentinai.rate_limit_check('TENANT_001', 'exports', 2)}, %option), 'f|3|1',
+		"$how: limits go on, from what was counted");
 	$source->sql(
 		q{UPDATE sentinai.event_pending SET next_attempt_at = now(), record_value = convert_to(replace(convert_from(record_value, 'UTF8'), '"fail"', '"well"'), 'UTF8')},
 		%option);
