@@ -72,6 +72,7 @@ TAP = \
 	161_rate_limit_day \
 	161_rate_limit_model \
 	185_report_pdf \
+	187_verify \
 	200_runbook \
 	210_docs \
 	220_capacity \

@@ -692,6 +692,7 @@ config_help(FILE *out)
 
 	fputs("sentinai-worker moves records between Kafka and a database with the extension sentinai.\n\n"
 		  "Usage: WORKER_TYPE=intake DATABASE_URL=... KAFKA_BOOTSTRAP_SERVERS=... sentinai-worker [FLAG...]\n\n"
+		  "       sentinai-worker verify FILE: is this file the audit report that its manifest says?\n\n"
 		  "Every setting is a variable of the environment or a flag; a flag wins.\n\n",
 		  out);
 	for (int i = 0; i < N_OPTIONS; i++)

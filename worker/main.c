@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -15,6 +16,7 @@
 #include "http.h"
 #include "log.h"
 #include "publish.h"
+#include "verify.h"
 #include "worker.h"
 
 #define HEARTBEAT_MS 5000
@@ -208,6 +210,8 @@ main(int argc, char **argv)
 	char error[CONFIG_ERROR_MAX];
 	Db *db;
 
+	if (argc > 1 && strcmp(argv[1], "verify") == 0)
+		return verify_run(argc - 2, argv + 2, stdout, stderr);
 	if (!config_read(&w->config, argc, argv, environ, error))
 	{
 		fprintf(stderr, "sentinai-worker: %s\n", error);
