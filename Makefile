@@ -33,7 +33,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-limits deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -115,6 +115,10 @@ bench-limits: deps-bench all pg
 bench-peers: deps-bench all pg
 	@test/bench/peers/install
 	@perl -I test/perl test/bench/peers/peers.pl
+
+# What they said into docs/performance.md, with its picture
+bench-docs:
+	@test/bench/publish build/bench
 
 torture: deps all pg
 	@test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))

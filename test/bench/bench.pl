@@ -13,7 +13,7 @@
 #   dlq       from dlq_retry() to succeeded
 #   memory    of the worker, over many events: only where BENCH_PARTS names it; takes 13 GB of disk for a few minutes
 #
-# BENCH_PARTS   which of them, by default all but memory
+# BENCH_PARTS   which of them, by default all but memory; their report is named by them, build/bench/memory.txt
 # BENCH_ROUNDS  rounds of load and intake, 3
 # BENCH_EVENTS, BENCH_INTAKE_EVENTS  events of a round, 100000 and 40000
 # BENCH_BATCH   records of a call, and rows of COPY's transactions; by default the worker's own default
@@ -26,7 +26,8 @@ use Sentinai::Test;
 use POSIX ();
 use Time::HiRes qw(time sleep);
 
-my %part = map { $_ => 1 } split ' ', $ENV{BENCH_PARTS} // 'load intake latency retry dlq';
+my @parts = split ' ', $ENV{BENCH_PARTS} // 'load intake latency retry dlq';
+my %part = map { $_ => 1 } @parts;
 my $rounds = $ENV{BENCH_ROUNDS} // 3;
 my $events = $ENV{BENCH_EVENTS} // 100_000;
 my $intake_events = $ENV{BENCH_INTAKE_EVENTS} // 40_000;
@@ -511,8 +512,14 @@ latency() if $part{latency};
 retry() if $part{retry};
 dlq() if $part{dlq};
 memory() if $part{memory};
+my @said;
+push @said, "$rounds rounds" if $part{load} || $part{intake};
+push @said, "$events events of load" if $part{load};
+push @said, "$intake_events of intake" if $part{intake};
+push @said, "$memory_events events of memory" if $part{memory};
 report(
-	$t, 'bench',
-	"$rounds rounds; $events events of load, $intake_events of intake; at most $batch records a transaction",
+	$t,
+	defined $ENV{BENCH_PARTS} ? join('-', @parts) : 'bench',
+	join(', ', @said, "at most $batch records a transaction"),
 	rounds => $rounds, events => $events, intake_events => $intake_events, batch => $batch, rate => $rate);
 done_testing();

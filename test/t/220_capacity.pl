@@ -65,9 +65,9 @@ BEGIN
 	SELECT * INTO start FROM app.start;
 	FOR begun IN 1 .. $n BY 1000 LOOP
 		SELECT array_agg(ROW('$topic', 0, i - 1, start.epoch, now(), 'k', NULL, convert_to(format(
-			'{"event_id": "%s", "event_type": "$type", "tenant_id": "TENANT_00%s", "exception_id": "%s", "timestamp": "2025-01-15T10:00:00Z", '
+			'{"event_id": "%s", "event_type": "$type", "tenant_id": "TENANT_00%s", "exception_id": "%s", "timestamp": "%s", '
 			'"payload": {"type": "price_mismatch", "severity": "low", "amount": 1200.50, "source_system": "trading", "note": "$note"}}',
-			${\$id->('e')}, 1 + i % 8, ${\$id->('x')}), 'UTF8'))::sentinai.record ORDER BY i)
+			${\$id->('e')}, 1 + i % 8, ${\$id->('x')}, to_char(timestamp '2025-01-15' + i * interval '1 ms', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')), 'UTF8'))::sentinai.record ORDER BY i)
 		  INTO records FROM generate_series(begun, begun + 999) i;
 		PERFORM consume('$worker', start.group_id, records);
 		COMMIT;

@@ -81,7 +81,7 @@ sub payload
 	return qq({"type": "price_mismatch", "severity": "low", "amount": 1200.50, "source_system": "trading", "note": "$note"});
 }
 
-# Events number from .. to of a series, spread over 8 tenants
+# Events number from .. to of a series, spread over 8 tenants, a millisecond apart
 sub fill
 {
 	my ($self, $topic, $series, $from, $to, $type) = @_;
@@ -94,9 +94,10 @@ sub fill
 		my $tenant = sprintf 'TENANT_%03d', 1 + $i % 8;
 		my $exception = 'EXC_' . id_of('x', $series, $i);
 		my $event = 'EVT_' . id_of('e', $series, $i);
+		my $at = POSIX::strftime('%Y-%m-%dT%H:%M:%S', gmtime(1_736_935_200 + $i / 1000)) . sprintf '.%03dZ', $i % 1000;
 
 		print {$out} qq($tenant:$exception\t{"event_id": "$event", "event_type": "$type", "tenant_id": "$tenant", )
-		  . qq("exception_id": "$exception", "timestamp": "2025-01-15T10:00:00Z", "payload": $payload}\n);
+		  . qq("exception_id": "$exception", "timestamp": "$at", "payload": $payload}\n);
 	}
 	close $out;
 	$self->{t}->kcat('', '-P', '-t', $topic, '-K', "\t", '-X', 'topic.partitioner=murmur2_random', '-X', 'linger.ms=20', '-l', $file);
