@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 #include "emit.h"
 #include "funcapi.h"
+#include "point.h"
 #include "rate_limit.h"
 #include "sentinai.h"
 #include "spi.h"
@@ -210,6 +211,7 @@ move(SnBacklog *backlog, const SnRateLimit *limit, TimestampTz now)
 					   Float8GetDatum(spacing(limit) / USECS_PER_SEC)};
 
 	sn_execute(&move_queue, values, NULL);
+	SN_POINT("backpressure.moved");
 }
 
 /* How many of a queue's events may be handled now. True: its appointments have changed. */
@@ -459,6 +461,7 @@ appoint(SnBatch *batch, SnWork *work)
 	offset = Min(backlog->appointed * spacing(&backlog->limit), (double) LAST_APPOINTMENT);
 	work->next_attempt_at = Min(backlog->next_slot + (int64) offset, LAST_APPOINTMENT);
 	backlog->appointed++;
+	SN_POINT("backpressure.appointed");
 	if (backlog->notice == NULL && !sn_is_notice(work->event.event_type))
 		backlog->notice = work;
 	work->failure = (SnFailure){.step = "handle",
@@ -474,6 +477,7 @@ sn_backpressure(SnBatch *batch)
 	if (batch->tenants == NULL || !count_wanted(batch))
 		return;
 	reserve(batch);
+	SN_POINT("backpressure.charged");
 	for (int i = 0; i < batch->n_work; i++)
 		decide(batch->work[i]);
 	for (int i = 0; i < batch->n_work; i++)
@@ -568,6 +572,7 @@ sn_backpressure_emit(SnBatch *batch)
 		values[c] = sn_column_array(&columns[c]);
 	values[3] = CStringGetTextDatum(LIMIT_TYPE);
 	n = sn_execute(&begin_notices, values, NULL);
+	SN_POINT("backpressure.noticed");
 	if (n > 0)
 		emit_notices(batch, n);
 }

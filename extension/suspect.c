@@ -16,6 +16,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "point.h"
 #include "sentinai.h"
 #include "spi.h"
 #include "storage/lock.h"
@@ -160,6 +161,7 @@ sn_suspect_select(SnBatch *batch)
 	batch->suspect_partition = partition;
 	batch->suspect_pending_id = due != NULL ? due->pending_id : 0;
 	batch->suspect_offset = record->offset;
+	SN_POINT("suspect.selected");
 	if (due != NULL)
 		leave_records(batch);
 	else
@@ -192,8 +194,10 @@ sn_suspect_convict(SnBatch *batch)
 void
 sn_suspect_settle(SnBatch *batch)
 {
-	if (batch->suspect)
-		mark_statement(&delete_mark, batch, batch->suspect_partition, batch->suspect_pending_id, batch->suspect_offset);
+	if (!batch->suspect)
+		return;
+	mark_statement(&delete_mark, batch, batch->suspect_partition, batch->suspect_pending_id, batch->suspect_offset);
+	SN_POINT("suspect.cleared");
 }
 
 /*

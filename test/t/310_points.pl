@@ -119,7 +119,7 @@ CREATE FUNCTION app.acknowledge() RETURNS void LANGUAGE sql AS $$
 	  FROM app.delivery HAVING count(*) > 0
 $$;
 
-SELECT tenant_add('T'), tenant_add('S');
+SELECT tenant_add('T'), tenant_add('S'), tenant_add('L');
 SELECT event_type_add(name) FROM unnest(ARRAY['Step', 'Bulk', 'Odd', 'Logged', 'StepDone']) AS name;
 SELECT worker_type_add('work', 'work');
 SELECT handler_add('work', 'Step', 'app.on_step'), handler_add('work', 'Odd', 'app.on_step'), handler_add('work', 'Bulk', 'app.on_bulk');
@@ -143,6 +143,7 @@ my @first = (
 	[ 1, 'T', 'beside', 'Bulk', 'X3' ],
 	[ 1, 'T', 'poison' ],
 	[ 1, 'S', 'suspended', 'Step', 'X4' ],
+	(map { [ 1, 'L', "limited$_", 'Bulk', 'X7' ] } 1 .. 3),
 	[ 1, 'T', 'logged', 'Logged', 'X4' ]);
 my @second = ([ 0, 'T', 'late', 'Step', 'X1' ], [ 1, 'T', 'later', 'Bulk', 'X3' ]);
 
@@ -188,8 +189,15 @@ sub story
 {
 	my ($n) = @_;
 	return join '',
-	  "SELECT sentinai.tenant_suspend('S');\n", "SELECT app.take(0);\nSELECT app.take(1);\n",
-	  $consume, $publish->($n, '{blocked}'), $due, $consume,
+	  "SELECT sentinai.tenant_suspend('S');\n",
+	  "SELECT sentinai.rate_limit_set('L', 'events_ingested', 1, 3600), sentinai.rate_limit_reset('L', 'events_ingested', 'points');\n",
+	  "SELECT app.take(0);\nSELECT app.take(1);\n",
+	  # one event by itself, as the search for what kills the server does it
+	  "SELECT sentinai.suspect_begin('work');\n",
+	  "SELECT sentinai.suspect_next('work', 'work', 0, k.next_offset) FROM sentinai.kafka_offset k WHERE k.group_id = 'work' AND k.partition = 0;\n",
+	  $consume, "SELECT sentinai.suspect_end();\n",
+	  $consume, $publish->($n, '{blocked}'),
+	  "SELECT sentinai.rate_limit_set('L', 'events_ingested', 2, 3600);\n", $due, $consume,
 	  "SELECT * FROM sentinai.offset_reset('work', 'work', 0, (SELECT min(kafka_offset) FROM app.record WHERE topic = 'work' AND partition = 0"
 	  . " AND convert_from(value, 'UTF8') LIKE '%\"E$n-%'), dry_run => false);\n",
 	  $consume,
@@ -202,7 +210,7 @@ sub story
 	  $rotate_outbox->($n),
 	  "INSERT INTO app.mended SELECT $n WHERE NOT EXISTS (SELECT FROM app.mended WHERE n = $n);\n",
 	  "SELECT sentinai.outbox_failed_retry(id) FROM sentinai.outbox_failed;\n",
-	  "SELECT sentinai.tenant_resume('S');\n", $due, $consume, $due, $consume,
+	  "SELECT sentinai.tenant_resume('S');\n", "SELECT sentinai.rate_limit_delete('L', 'events_ingested');\n", $due, $consume, $due, $consume,
 	  ("SELECT ok, error FROM sentinai.dlq_retry_batch(ARRAY(SELECT id FROM sentinai.dead_letter_queue WHERE status = 'pending' AND step = 'handle' ORDER BY id), 'points');\n",
 		$publish->($n, '{}'), $consume, "SELECT sentinai.dlq_lost_check();\n") x 2,
 	  $due, $consume, "SELECT count(sentinai.circuit_close(worker_type, event_type)) FROM sentinai.circuit;\n", $consume,
