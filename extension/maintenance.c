@@ -56,7 +56,7 @@ static const Duty duties[] = {
 	{"rate_limit_retention", "SELECT sentinai.rate_limit_retain()", 60 * 60 * 1000},
 	{"usage_flush", "SELECT sentinai.usage_flush()", 0, &sn_flush_interval_ms},
 	{"usage_roll", "SELECT sentinai.usage_roll()", 60 * 1000},
-	{"usage_compact", "SELECT sentinai.usage_compact()", 60 * 1000},
+	{"usage_compact", "SELECT sentinai.usage_compact()", 10 * 1000},
 	{"usage_storage", "SELECT sentinai.usage_storage()", 10 * 60 * 1000},
 	{"worker_instances", "SELECT sentinai.worker_instance_clean()", 60 * 1000},
 };

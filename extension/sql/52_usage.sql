@@ -322,9 +322,9 @@ $$;
 COMMENT ON FUNCTION sentinai.usage_check_read(timestamptz, timestamptz) IS
 	'Internal: raises SN001 unless that is a period, and SN051 where usage can''t be read exactly.';
 
+-- Without a path of its own, so that it is inlined; so is usage_csv_field().
 CREATE FUNCTION sentinai.usage_bucket(level text, granularity text) RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	SELECT CASE WHEN 'day' IN (level, granularity) THEN 'day' WHEN 'hour' IN (level, granularity) THEN 'hour' ELSE 'minute' END
 $$;
@@ -422,9 +422,8 @@ COMMENT ON FUNCTION sentinai.usage_details(text, text, timestamptz, timestamptz,
 
 CREATE FUNCTION sentinai.usage_csv_field(value text) RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT CASE WHEN value ~ '[",\r\n]' THEN '"' || replace(value, '"', '""') || '"' ELSE coalesce(value, '') END
+	SELECT CASE WHEN value ~ '[",\r\n]' THEN '"' || pg_catalog.replace(value, '"', '""') || '"' ELSE coalesce(value, '') END
 $$;
 COMMENT ON FUNCTION sentinai.usage_csv_field(text) IS 'Internal: a field of RFC 4180.';
 
