@@ -14,7 +14,7 @@
 #   memory    of the worker, over many events: only where BENCH_PARTS names it; takes 13 GB of disk for a few minutes
 #
 # BENCH_PARTS   which of them, by default all but memory; their report is named by them, build/bench/memory.txt
-# BENCH_ROUNDS  rounds of load and intake, 3
+# BENCH_ROUNDS  rounds of load and intake, 5
 # BENCH_EVENTS, BENCH_INTAKE_EVENTS  events of a round, 100000 and 40000
 # BENCH_BATCH   records of a call, and rows of COPY's transactions; by default the worker's own default
 # BENCH_RATE, BENCH_SECONDS  of latency, 1000 events a second for 10 seconds
@@ -28,7 +28,7 @@ use Time::HiRes qw(time sleep);
 
 my @parts = split ' ', $ENV{BENCH_PARTS} // 'load intake latency retry dlq';
 my %part = map { $_ => 1 } @parts;
-my $rounds = $ENV{BENCH_ROUNDS} // 3;
+my $rounds = $ENV{BENCH_ROUNDS} // 5;
 my $events = $ENV{BENCH_EVENTS} // 100_000;
 my $intake_events = $ENV{BENCH_INTAKE_EVENTS} // 40_000;
 my $memory_events = $ENV{BENCH_MEMORY_EVENTS} // 5_000_000;
