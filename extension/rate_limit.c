@@ -552,6 +552,7 @@ PG_FUNCTION_INFO_V1(sn_rate_limit_refund);
 PG_FUNCTION_INFO_V1(sn_rate_limit_enforce);
 PG_FUNCTION_INFO_V1(sn_rate_limit_body);
 PG_FUNCTION_INFO_V1(sn_rate_limit_state);
+PG_FUNCTION_INFO_V1(sn_rate_limit_busy);
 PG_FUNCTION_INFO_V1(sn_rate_limit_slot_stats);
 PG_FUNCTION_INFO_V1(sn_rate_limit_counts);
 
@@ -1087,6 +1088,71 @@ sn_rate_limit_check_batch(PG_FUNCTION_ARGS)
 		state_columns(&state, &values[1]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	return (Datum) 0;
+}
+
+/* ---- all tenants ---- */
+
+static const SnLimitType *
+type_of(const SnLimitType *types, int n, const SnSlot *slot)
+{
+	for (int i = 0; i < n; i++)
+		if (types[i].id == slot->type_id && types[i].incarnation == slot->incarnation)
+			return &types[i];
+	return NULL;
+}
+
+/* Puts a slot of which at least that share of its limit is used up. The slot is a copy. */
+static void
+put_busy(ReturnSetInfo *rsinfo, const SnLimitType *type, SnSlot *slot, double share, TimestampTz now)
+{
+	Datum values[7];
+	bool nulls[7] = {false};
+	int64 granted;
+
+	sn_window_roll(&slot->window, slot->seconds, now);
+	granted = sn_window_granted(&slot->window, now);
+	if (granted < share * slot->limit)
+		return;
+	values[0] = PointerGetDatum(cstring_to_text_with_len(slot->tenant_id, slot->tenant_len));
+	values[1] = PointerGetDatum(cstring_to_text_with_len(type->name, type->len));
+	values[2] = Float8GetDatum((double) granted / slot->limit);
+	values[3] = Int64GetDatum(slot->limit);
+	values[4] = Int64GetDatum(granted);
+	values[5] = Int64GetDatum(sn_window_refused(&slot->window, now));
+	values[6] = Int32GetDatum(slot->seconds);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* rate_limit_busy(share) returns setof (tenant_id, limit_type, used, limit, granted, refused, window_seconds) */
+Datum
+sn_rate_limit_busy(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SnSlot *slots = MemoryContextAllocHuge(CurrentMemoryContext, sn_slot_partition_slots() * sizeof(SnSlot));
+	TimestampTz now = sn_now();
+	const SnLimitType *types;
+	int n_types;
+
+	if (PG_ARGISNULL(0) || PG_GETARG_FLOAT8(0) <= 0)
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("share is not valid"),
+						errhint("It is above 0; 1 is the whole limit.")));
+	InitMaterializedSRF(fcinfo, 0);
+	types = sn_limit_types(&n_types);
+	for (int partition = 0; partition < sn_slot_partitions(); partition++)
+	{
+		int n = sn_slot_copy(partition, slots);
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < n; i++)
+		{
+			const SnLimitType *type = type_of(types, n_types, &slots[i]);
+
+			if (slots[i].database == MyDatabaseId && slots[i].enabled && type)
+				put_busy(rsinfo, type, &slots[i], PG_GETARG_FLOAT8(0), now);
+		}
+	}
+	pfree(slots);
 	return (Datum) 0;
 }
 

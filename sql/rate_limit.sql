@@ -295,6 +295,17 @@ SELECT * FROM rate_limit_check_batch('{}', 'api_requests');
 SELECT * FROM rate_limit_check_batch(ARRAY['rl_b', 'rl_x'], 'api_requests');
 SELECT * FROM rate_limit_check_batch(ARRAY['rl_b', NULL], 'api_requests');
 
+\echo -- who is close to a limit, or over it
+SELECT pg_temp.at('16:30:00');
+SELECT granted FROM pg_temp.ask('rl_b', 'tool_executions', 6);
+SELECT granted FROM pg_temp.ask('rl_c', 'tool_executions', 9);
+SELECT * FROM rate_limit_busy() WHERE limit_type = 'tool_executions' ORDER BY used;
+SELECT tenant_id FROM rate_limit_busy(1) WHERE limit_type = 'tool_executions';
+SELECT pg_temp.at('16:32:00');
+SELECT * FROM rate_limit_busy() WHERE limit_type = 'tool_executions';
+SELECT rate_limit_busy(0);
+SELECT rate_limit_busy(NULL);
+
 --
 -- Transactions: counts are outside of them, changes inside
 --

@@ -286,6 +286,15 @@ CREATE FUNCTION sentinai.rate_limit_slot_stats(OUT slots bigint, OUT used bigint
 COMMENT ON FUNCTION sentinai.rate_limit_slot_stats() IS
 	'The table in shared memory, of all databases: slots there are, slots in use, idle ones that were evicted for others, calls that found no room, and when the last of them did.';
 
+CREATE FUNCTION sentinai.rate_limit_busy(share double precision DEFAULT 0.8,
+		OUT tenant_id text, OUT limit_type text, OUT used double precision, OUT "limit" bigint, OUT granted bigint, OUT refused bigint,
+		OUT window_seconds integer)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_rate_limit_busy';
+COMMENT ON FUNCTION sentinai.rate_limit_busy(double precision) IS
+	'Tenants that have used at least that share of a limit (above 0; 1: all of it) in the window that ends now, and what they were refused. Looks at the slots of all tenants. Error: SN001.';
+
 CREATE FUNCTION sentinai.rate_limit_counts(OUT limit_type text, OUT allowed bigint, OUT refused bigint, OUT bypassed bigint)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE
