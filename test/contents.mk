@@ -69,6 +69,7 @@ TAP = \
 	150_topic \
 	170_usage \
 	160_rate_limit \
+	165_backpressure \
 	161_rate_limit_day \
 	161_rate_limit_model \
 	185_report_pdf \
