@@ -22,6 +22,7 @@
 #include "consume.h"
 #include "emit.h"
 #include "executor/spi.h"
+#include "funcapi.h"
 #include "guc.h"
 #include "handle.h"
 #include "miscadmin.h"
@@ -165,7 +166,7 @@ event_datum(const SnEvent *event, TupleDesc desc)
 	values[7] = event->payload;
 	nulls[8] = event->metadata == (Datum) 0;
 	values[8] = event->metadata;
-	return heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
 /* The handler's argument: a sentinai.event, or an array of them. */
