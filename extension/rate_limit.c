@@ -96,29 +96,46 @@ own_slot(const SnSlotKey *key)
 
 /* ---- a call ---- */
 
-/* The slot goes by what was read from now on. */
+/* Makes the window of this time the running one. A limit that is disabled has no counts to keep. */
+static void
+slot_roll(SnSlot *slot, TimestampTz now)
+{
+	if (!slot->enabled)
+		memset(&slot->window, 0, sizeof(SnWindow));
+	sn_window_roll(&slot->window, slot->seconds, now);
+}
+
+/* Takes over the counts that were written down, beside what it may have counted itself. */
+static void
+slot_load(SnSlot *slot, const SnLimitRead *read, TimestampTz now)
+{
+	SnWindow written = read->window;
+
+	if (slot->window.seconds == 0)
+		slot->window = written;
+	else if (written.seconds != 0)
+	{
+		sn_window_roll(&slot->window, read->config.seconds, now);
+		sn_window_roll(&written, read->config.seconds, now);
+		sn_window_add(&slot->window, &written, now);
+	}
+	slot->appointment = Max(slot->appointment, read->appointment);
+	slot->loaded = true;
+}
+
+/* The slot goes by what was read from now on. Its window is left as it is: who only looks moves none. */
 static void
 slot_adopt(SnSlot *slot, const SnLimitRead *read, TimestampTz now)
 {
 	const SnSlotConfig *config = &read->config;
-	SnWindow written = read->window;
 
 	if (config->since > slot->since || config->enabled != slot->enabled)
 	{
 		memset(&slot->window, 0, sizeof(SnWindow));
 		slot->appointment = 0;
 	}
-	sn_window_roll(&slot->window, config->seconds, now);
 	if (!slot->loaded && !RecoveryInProgress())
-	{
-		if (written.seconds != 0)
-		{
-			sn_window_roll(&written, config->seconds, now);
-			sn_window_add(&slot->window, &written, now);
-		}
-		slot->appointment = Max(slot->appointment, read->appointment);
-		slot->loaded = true;
-	}
+		slot_load(slot, read, now);
 	slot->since = config->since;
 	slot->limit = config->limit;
 	slot->seconds = config->seconds;
@@ -239,7 +256,7 @@ call_begin(Call *call, bool look)
 		call->unshared = *call->slot;
 		call->slot = &call->unshared;
 	}
-	sn_window_roll(&call->slot->window, call->slot->seconds, call->now);
+	slot_roll(call->slot, call->now);
 	return SN_LIMIT_FOUND;
 }
 
@@ -259,7 +276,7 @@ call_shared(Call *call)
 		return shared == &call->unshared ? NULL : shared;
 	shared = sn_slot_find(&call->key);
 	if (shared)
-		sn_window_roll(&shared->window, shared->seconds, call->now);
+		slot_roll(shared, call->now);
 	return shared;
 }
 
@@ -953,7 +970,7 @@ calls_begin(Call *calls, int n, bool look)
 	if (!ready)
 		call_end(&calls[0]);
 	for (int i = 0; ready && i < n; i++)
-		sn_window_roll(&calls[i].slot->window, calls[i].slot->seconds, calls[i].now);
+		slot_roll(calls[i].slot, calls[i].now);
 	return ready;
 }
 
@@ -1110,7 +1127,7 @@ put_busy(ReturnSetInfo *rsinfo, const SnLimitType *type, SnSlot *slot, double sh
 	bool nulls[7] = {false};
 	int64 granted;
 
-	sn_window_roll(&slot->window, slot->seconds, now);
+	slot_roll(slot, now);
 	granted = sn_window_granted(&slot->window, now);
 	if (granted < share * slot->limit)
 		return;

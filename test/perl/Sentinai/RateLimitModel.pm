@@ -153,15 +153,18 @@ sub forget
 
 # ---------------------------------------------------------------- calls
 
-# The counts of a limit as they stand now, by the settings of now. Who only looks leaves nothing behind where nothing was.
+# The counts of a limit as they stand now, by the settings of now. Who only looks leaves everything as it was.
 sub slot
 {
 	my ($self, $tenant, $type, $now, $only_looks) = @_;
 	my $config = $self->config_of($tenant, $type);
 	my $slot = $self->{slots}{"$tenant $type"} // {};
 
-	$self->{slots}{"$tenant $type"} = $slot if !$only_looks;
+	if ($only_looks) { $slot = dclone($slot) }
+	else { $self->{slots}{"$tenant $type"} = $slot }
 
+	# While it is disabled nothing is counted, and nothing is shown.
+	%$slot = () if !$config->{enabled};
 	$slot->{limit} = $config->{limit};
 	$slot->{enabled} = $config->{enabled};
 	$self->open_window($slot, $config->{seconds}, $now) if !$slot->{seconds};
