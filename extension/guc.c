@@ -48,6 +48,8 @@ int sn_pending_max;
 int sn_rate_limit_slots;
 pg_tz *sn_rate_limit_time_zone;
 int sn_report_max_range;
+int sn_report_pdf_max_rows;
+char *sn_report_pdf_program;
 int sn_report_retention;
 int sn_report_timeout_ms;
 int sn_report_workers;
@@ -133,6 +135,8 @@ static const IntSetting int_settings[] = {
 	 "Number of pairs of tenant and limit type that shared memory counts at once."},
 	{"sentinai.report_max_range", &sn_report_max_range, 366 * SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
 	 "Longest period that one report may be about."},
+	{"sentinai.report_pdf_max_rows", &sn_report_pdf_max_rows, 100000, 1, INT_MAX, 0, PGC_SIGHUP,
+	 "Number of rows above which a report can't be a PDF."},
 	{"sentinai.report_retention", &sn_report_retention, SN_DAY, 1, INT_MAX, GUC_UNIT_S, PGC_SIGHUP,
 	 "How long the bytes of a completed report are kept."},
 	{"sentinai.report_timeout", &sn_report_timeout_ms, 60 * 60 * 1000, 100, INT_MAX, GUC_UNIT_MS, PGC_SIGHUP,
@@ -197,6 +201,8 @@ static const StringSetting string_settings[] = {
 	 "Names of the databases that get a maintenance worker once they are active; empty: all.", NULL, NULL},
 	{"sentinai.rate_limit_time_zone", &rate_limit_time_zone, "UTC", 0, PGC_SIGHUP,
 	 "Whose midnight begins a window of a day.", time_zone_check, time_zone_assign},
+	{"sentinai.report_pdf_program", &sn_report_pdf_program, "sentinai-report-pdf", 0, PGC_SIGHUP,
+	 "Program that draws reports as PDF; without a path it is looked for in the server's PATH.", NULL, NULL},
 	{"sentinai.test_clock", &test_clock, "", GUC_NOT_IN_SAMPLE, PGC_SUSET,
 	 "For tests: the time that limits go by; empty: now.", test_clock_check, test_clock_assign},
 };

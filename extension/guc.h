@@ -31,6 +31,8 @@ extern int sn_pending_max;
 extern int sn_rate_limit_slots;
 extern pg_tz *sn_rate_limit_time_zone;
 extern int sn_report_max_range; /* seconds */
+extern int sn_report_pdf_max_rows;
+extern char *sn_report_pdf_program;
 extern int sn_report_retention; /* seconds */
 extern int sn_report_timeout_ms;
 extern int sn_report_workers;

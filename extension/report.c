@@ -13,7 +13,7 @@
  *
  * sn_shared->databases[].reports says which report each worker is making (launcher_lock). A report that is "generating"
  * and stands there for none has lost its worker: report_tend(). States and everything that people call are SQL:
- * sql/56_report.sql. How rows are written: report_format.c; hashes and signatures: report_sign.c.
+ * sql/56_report.sql. How rows are written: report_format.c; PDFs: report_pdf.c; hashes and signatures: report_sign.c.
  */
 #include "sentinai.h"
 
@@ -42,6 +42,7 @@
 #include "guc.h"
 #include "launcher.h"
 #include "report.h"
+#include "report_pdf.h"
 #include "report_sign.h"
 #include "shmem.h"
 #include "spi.h"
@@ -68,6 +69,7 @@ typedef struct Generation
 	SnReport *report;
 	SnReportWriter *writer;
 	BufFile *spool;		/* the formatted report */
+	SnReportPdf *pdf;	/* draws it; NULL: another format */
 	StringInfoData out; /* what is not in the spool yet */
 	SPIPlanPtr plan;	/* of the query; NULL: not prepared */
 	Datum key;			/* text[] of the last row of a full chunk; 0: none */
@@ -254,7 +256,7 @@ static void
 begin_read(Generation *generation, Reader *reader)
 {
 	const SnReport *report = generation->report;
-	int64 left_ms = (generation->deadline - GetCurrentTimestamp()) / 1000;
+	int64 left_ms = (generation->deadline - GetCurrentTimestamp()) / 1000 + 1;
 
 	begin();
 	GetUserIdAndSecContext(&reader->user, &reader->security);
@@ -337,7 +339,10 @@ take(void)
 static void
 flush(Generation *generation)
 {
-	BufFileWrite(generation->spool, generation->out.data, generation->out.len);
+	if (generation->pdf != NULL)
+		sn_report_pdf_feed(generation->pdf, generation->out.data, generation->out.len);
+	else
+		BufFileWrite(generation->spool, generation->out.data, generation->out.len);
 	generation->bytes += generation->out.len;
 	generation->chunk_bytes += generation->out.len;
 	resetStringInfo(&generation->out);
@@ -378,6 +383,14 @@ save_key(Generation *generation, TupleTableSlot *slot)
 	MemoryContextSwitchTo(caller);
 }
 
+static void
+check_size(const Generation *generation, int64 rows)
+{
+	if (generation->pdf != NULL && rows > sn_report_pdf_max_rows)
+		ereport(ERROR, (errcode(SN_ERRCODE("SN075")), errmsg("a PDF has at most %d rows", sn_report_pdf_max_rows),
+						errhint("Ask for a shorter period, or for csv, json or jsonl.")));
+}
+
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
@@ -392,6 +405,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		flush(generation);
 	if (report->key_columns == 0)
 	{
+		check_size(generation, generation->rows);
 		if (generation->rows > report->row_limit)
 			ereport(ERROR, (errcode(SN_ERRCODE("SN075")),
 							errmsg("report has more than " INT64_FORMAT " rows", report->row_limit),
@@ -491,6 +505,21 @@ read_chunk(Generation *generation)
 			  &receiver);
 	commit_read(&reader);
 	return generation->chunk_full;
+}
+
+/* A PDF begins with what its type has to say of all rows, an object of the program's a row. */
+static void
+write_summary(Generation *generation)
+{
+	Reader reader;
+
+	if (generation->pdf == NULL || generation->report->summary_query == NULL)
+		return;
+	begin_read(generation, &reader);
+	run_query(prepare(generation->report->summary_query), make_params(generation, 0), NULL);
+	for (int row = 0; row < SPI_processed; row++)
+		appendStringInfo(&generation->out, "%s\n", SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1));
+	commit_read(&reader);
 }
 
 /* False: somebody has taken the report from us. */
@@ -606,8 +635,13 @@ generate(SnReport *report, TimestampTz deadline)
 	generation->spool = BufFileCreateTemp(true);
 	generation->writer = sn_report_writer(report);
 	initStringInfo(&generation->out);
+	if (strcmp(report->format, "pdf") == 0)
+		generation->pdf = sn_report_pdf_start(deadline);
 
 	count_rows(generation);
+	check_size(generation, generation->rows_total);
+	sn_report_write_head(generation->writer, &generation->out);
+	write_summary(generation);
 	do
 	{
 		if (!still_ours(generation))
@@ -616,6 +650,8 @@ generate(SnReport *report, TimestampTz deadline)
 	check_count(generation);
 	sn_report_write_end(generation->writer, generation->rows, &generation->out);
 	flush(generation);
+	if (generation->pdf != NULL)
+		generation->bytes = sn_report_pdf_finish(generation->pdf, generation->spool);
 	store(generation);
 	SPI_freeplan(generation->plan);
 	BufFileClose(generation->spool);

@@ -35,6 +35,7 @@ typedef struct SnReport
 typedef struct SnReportWriter SnReportWriter;
 
 extern SnReportWriter *sn_report_writer(const SnReport *report);
+extern void sn_report_write_head(SnReportWriter *writer, StringInfo out);
 extern void sn_report_write_begin(SnReportWriter *writer, TupleDesc columns, StringInfo out);
 extern void sn_report_write_row(SnReportWriter *writer, TupleTableSlot *slot, StringInfo out);
 extern void sn_report_write_end(SnReportWriter *writer, int64 rows, StringInfo out);

@@ -219,13 +219,23 @@ append_text(SnReportWriter *writer, StringInfo out, const char *data, int len)
 
 /* ---- values ---- */
 
+/* A number or a boolean; the PDF program takes texts only. */
+static void
+append_word(SnReportWriter *writer, StringInfo out, const char *text)
+{
+	if (writer->format == FORMAT_PDF)
+		append_json(out, text, strlen(text));
+	else
+		appendStringInfoString(out, text);
+}
+
 static void
 append_number(SnReportWriter *writer, StringInfo out, const char *text)
 {
 	const char *first = *text == '-' ? text + 1 : text;
 
 	if (*first >= '0' && *first <= '9')
-		appendStringInfoString(out, text);
+		append_word(writer, out, text);
 	else
 		append_text(writer, out, text, strlen(text)); /* NaN, Infinity */
 }
@@ -238,6 +248,18 @@ append_json_value(StringInfo out, char *text)
 		if (*c == '\n' || *c == '\r')
 			*c = ' ';
 	appendStringInfoString(out, text);
+}
+
+/* For people: a blank instead of the T, and no more than seconds. All times are in UTC. */
+static void
+shorten_time(char *text)
+{
+	char *t = strchr(text, 'T');
+
+	if (t == NULL || strlen(t) < 9)
+		return;
+	*t = ' ';
+	t[9] = '\0';
 }
 
 static void
@@ -254,10 +276,12 @@ append_value(SnReportWriter *writer, Column *column, Datum value, StringInfo out
 			append_text(writer, out, VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed));
 			break;
 		case VALUE_BOOL:
-			appendStringInfoString(out, DatumGetBool(value) ? "true" : "false");
+			append_word(writer, out, DatumGetBool(value) ? "true" : "false");
 			break;
 		case VALUE_TIME:
 			JsonEncodeDateTime(buffer, value, column->type, NULL);
+			if (writer->format == FORMAT_PDF)
+				shorten_time(buffer);
 			append_text(writer, out, buffer, strlen(buffer));
 			break;
 		case VALUE_NUMBER:
@@ -353,7 +377,24 @@ read_columns(SnReportWriter *writer, TupleDesc desc)
 	}
 }
 
-/* {"columns": [{"name", "title", "align"}, ...]} of the PDF program. A title is the name in words. */
+/* How wide a column of a PDF is, in characters of its longest line that shouldn't be broken. */
+static int
+column_weight(const Column *column)
+{
+	static const int by_kind[] = {[VALUE_TEXT] = 12, [VALUE_NUMBER] = 8, [VALUE_BOOL] = 5,
+								  [VALUE_TIME] = 10, [VALUE_JSON] = 24,	 [VALUE_OTHER] = 12};
+	int weight = by_kind[column->kind];
+	int word = 0;
+
+	for (const char *c = column->name; *c != '\0'; c++)
+	{
+		word = *c == '_' || *c == '"' ? 0 : word + 1;
+		weight = Max(weight, word);
+	}
+	return weight;
+}
+
+/* {"columns": [{"name", "title", "align", "weight"}, ...]} of the PDF program. A title is the name in words. */
 static void
 append_pdf_columns(SnReportWriter *writer, StringInfo out)
 {
@@ -367,10 +408,18 @@ append_pdf_columns(SnReportWriter *writer, StringInfo out)
 			if (*c == '_')
 				*c = ' ';
 		title[1] = pg_toupper((unsigned char) title[1]);
-		appendStringInfo(out, "%s{\"name\":%s,\"title\":%s,\"align\":\"%s\"}", i > 0 ? "," : "", column->name, title,
-						 column->kind == VALUE_NUMBER ? "right" : "left");
+		appendStringInfo(out, "%s{\"name\":%s,\"title\":%s,\"align\":\"%s\",\"weight\":%d}", i > 0 ? "," : "",
+						 column->name, title, column->kind == VALUE_NUMBER ? "right" : "left", column_weight(column));
 	}
 	appendStringInfoString(out, "]}\n");
+}
+
+/* What comes before all else: the PDF program wants it before summary and columns. */
+void
+sn_report_write_head(SnReportWriter *writer, StringInfo out)
+{
+	if (writer->format == FORMAT_PDF)
+		appendStringInfo(out, "{\"report\":%s}\n", writer->report->header);
 }
 
 /* What comes before the first row. columns outlives the report's rows. */

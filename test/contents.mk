@@ -72,6 +72,7 @@ TAP = \
 	165_backpressure \
 	161_rate_limit_day \
 	161_rate_limit_model \
+	180_report \
 	185_report_pdf \
 	187_verify \
 	200_runbook \

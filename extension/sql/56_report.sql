@@ -1182,6 +1182,21 @@ CREATE FUNCTION sentinai.report_workers_start(n integer) RETURNS text
 COMMENT ON FUNCTION sentinai.report_workers_start(integer) IS
 	'Internal: starts up to n background workers. Returns NULL, or why there could not be as many.';
 
+CREATE FUNCTION sentinai.report_header(report sentinai.audit_report) RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT json_build_object('id', r.id, 'tenant_id', r.tenant_id, 'report_type', r.report_type, 'title', r.title, 'parameters', r.parameters,
+		'period_from', CASE WHEN pdf THEN r.parameters->>'from_date' ELSE sentinai.report_iso(r.period_from) END,
+		'period_to', CASE WHEN pdf THEN r.parameters->>'to_date' ELSE sentinai.report_iso(r.period_to) END,
+		'requested_by', r.requested_by,
+		'requested_at', CASE WHEN pdf THEN to_char(r.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"') ELSE sentinai.report_iso(r.created_at) END,
+		'generated_at', CASE WHEN pdf THEN to_char(r.bound_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"') ELSE sentinai.report_iso(r.bound_at) END)::text
+	  FROM (SELECT ($1).*) r, CAST(r.format = 'pdf' AS boolean) pdf
+$$;
+COMMENT ON FUNCTION sentinai.report_header(sentinai.audit_report) IS
+	'Internal: what a report says of itself, as JSON; in a PDF for people to read. generated_at is its bound: what a report says must not depend on when its worker came.';
+
 -- Fair: the tenant with the fewest reports in work, then the one that has waited longest since its last one began.
 CREATE FUNCTION sentinai.report_take()
 	RETURNS TABLE (seq bigint, tries integer, id text, tenant_id text, format text, period_from timestamptz, period_to timestamptz,
@@ -1212,11 +1227,7 @@ BEGIN
 	RETURN QUERY SELECT
 		report.seq, report.tries + 1, report.id, report.tenant_id, report.format, report.period_from, report.period_to, report.parameters, report.bound_at,
 		type.query, type.count_query, type.summary_query, type.key_columns, type.row_limit, coalesce(type.role_name, report.requested_role), type.search_path, type.builtin,
-		json_build_object('id', report.id, 'tenant_id', report.tenant_id, 'report_type', report.report_type, 'title', report.title,
-						  'parameters', report.parameters,
-						  'period_from', sentinai.report_iso(report.period_from), 'period_to', sentinai.report_iso(report.period_to),
-						  'requested_by', report.requested_by, 'requested_at', sentinai.report_iso(report.created_at),
-						  'generated_at', sentinai.report_iso(report.bound_at))::text;
+		sentinai.report_header(report);
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_take() IS
