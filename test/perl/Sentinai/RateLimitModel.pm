@@ -257,10 +257,10 @@ sub check_inside
 
 	$inside->set_config($tenant, $type, $config);
 	my $answer = $inside->check($tenant, $type, $cost, $now);
-	if ($answer && $slot && $slot->{seconds})
+	if ($answer && $config->{enabled} && $slot && $slot->{seconds})
 	{
 		$self->roll($slot, $now);
-		$slot->{running}{ $answer->{allowed} eq 't' ? 'granted' : 'refused' } += $cost if $config->{enabled};
+		$slot->{running}{ $answer->{allowed} eq 't' ? 'granted' : 'refused' } += $cost;
 	}
 	$self->set_config($tenant, $type, $config) if !$rolled_back;
 	return $answer;
