@@ -256,6 +256,8 @@ UNION ALL SELECT x.event_id || ' is claimed as ' || coalesce((SELECT string_agg(
 														WHERE p.tenant_id = x.tenant_id AND p.event_id = x.event_id AND NOT p.shadow), 'nothing')
   FROM expected x WHERE (SELECT string_agg(p.status, ',') FROM sentinai.event_processing_log p
 						  WHERE p.tenant_id = x.tenant_id AND p.event_id = x.event_id AND NOT p.shadow) IS DISTINCT FROM 'succeeded'
+UNION ALL SELECT 'the books of ' || b.event_type || ' don''t balance: ' || b::text FROM sentinai.books_check(NULL, '2000-01-01', '2100-01-01') b
+  WHERE NOT b.balanced
 SQL
 }
 

@@ -231,6 +231,8 @@ sub account_log
 	is($h->{t}->sql(
 			"SELECT string_agg(DISTINCT status, ' ') FROM sentinai.event_processing_log WHERE worker_type = 'work' AND event_id LIKE 'E$h->{round}-%'"),
 		'succeeded', "round $h->{round}: each has succeeded in the end");
+	is($h->{t}->sql(q{SELECT b::text FROM sentinai.books_check(NULL, '2000-01-01', '2100-01-01') b WHERE NOT b.balanced}),
+		'', "round $h->{round}: the books balance");
 	return;
 }
 
