@@ -14,7 +14,7 @@ use Time::HiRes qw(sleep time);
 my $t = Sentinai::Test->new(
 	server => 'pg-points',
 	# maintenance stands still: what it does is part of the story
-	settings => 'sentinai.maintenance_interval = 1h; fsync = off; autovacuum = off; log_min_messages = log');
+	settings => 'sentinai.maintenance_interval = 1h; fsync = off; autovacuum = off; shared_buffers = 16MB; max_connections = 20; log_min_messages = log');
 my $json = JSON::PP->new->canonical;
 my @errors = qw(retry permanent stop broken cancel terminate);
 
