@@ -99,6 +99,17 @@ $harm{at_point} = sub {
 $harm{clock_ahead} = sub { move_clock($_[0], "interval '-1 hour'"); return };
 $harm{clock_back} = sub { move_clock($_[0], "interval '3 s'"); return };
 
+# The clock that limits and counts go by stands still, up to an hour away, and comes back with a jump
+$harm{freeze_clock} = sub {
+	my ($h) = @_;
+	my $seconds = int rand(7200) - 3600;
+
+	my $then = $h->ask("SELECT now() + interval '$seconds s'");
+	$h->ask("ALTER SYSTEM SET sentinai.test_clock = '$then'; SELECT pg_reload_conf()");
+	push @{ $h->{undo} }, sub { $h->ask('ALTER SYSTEM RESET sentinai.test_clock; SELECT pg_reload_conf()') };
+	return;
+};
+
 sub move_clock
 {
 	my ($h, $by) = @_;
