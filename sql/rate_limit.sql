@@ -181,6 +181,13 @@ SELECT * FROM pg_temp.ask('rl_c', 'api_requests');
 SELECT limit_type, limit_value, builtin FROM rate_limit_type_effective ORDER BY 1;
 SELECT rate_limit_type_delete('exports');
 
+\echo -- a limit that makes the difference begins at zero; a row that a restore brings does not
+SELECT limit_type FROM rate_limit_type_set('uploads', 5, 60, false);
+INSERT INTO rate_limit_config (tenant_id, limit_type, limit_value, created_at) VALUES ('rl_b', 'uploads', 5, now() - interval '1 day');
+SELECT limit_value FROM rate_limit_set('rl_c', 'uploads', 5);
+SELECT tenant_id FROM rate_limit_since WHERE limit_type = 'uploads';
+SELECT rate_limit_type_delete('uploads');
+
 --
 -- The calendar day
 --

@@ -202,6 +202,10 @@ DECLARE
 	changed	record := coalesce(NEW, OLD);
 	without	boolean;
 BEGIN
+	-- A row of a restore, whose rows of rate_limit_since come by themselves, perhaps later.
+	IF TG_OP = 'INSERT' AND changed.created_at <> now() THEN
+		RETURN NULL;
+	END IF;
 	IF TG_TABLE_NAME = 'rate_limit_config' THEN
 		SELECT e.enabled INTO without FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = changed.limit_type;
 	ELSE
