@@ -325,11 +325,11 @@ costs(const SnBatch *batch, const SnWork *work)
 	return batch->worker_type->owns_topic && work->handler != NULL && !work->emitted && work->replay == NULL;
 }
 
-/* Behind a queue nothing else of the tenant is charged: it queues up, too. */
+/* Behind a queue nothing else of the tenant is charged: it queues up, too. Nor is what can't be handled in this call. */
 static bool
 may_be_granted(const SnWork *work)
 {
-	return work->queued || work->tenant->backlog == NULL;
+	return (work->queued || work->tenant->backlog == NULL) && sn_key_has_begun(work);
 }
 
 /* What each tenant is to be charged for in this call; false: nothing, and nobody has to wait. */
@@ -395,25 +395,26 @@ take_grant(SnWork *work)
 	return work->charged;
 }
 
+/* Defers an event. If whom its key waits for is not in this call, the key goes on waiting for that one. */
 static void
 defer(SnWork *work)
 {
 	work->outcome = SN_DEFERRED;
 	work->appointed = true;
-	if (work->key != NULL && !sn_key_is_blocked(work))
+	if (work->key != NULL && sn_key_has_begun(work) && !sn_key_is_blocked(work))
 		work->key->blocker = work;
 }
 
 /*
  * Decides about one event, in the order of the batch. What is in line behind an event of its key that waits for its place
- * gets a place as well; everything else is parked behind it.
+ * gets a place as well, or keeps the one it has; everything else is parked behind it.
  */
 static void
 decide(SnWork *work)
 {
 	if (work->outcome != SN_TODO && work->outcome != SN_DEFERRED)
 		return;
-	if (sn_key_is_blocked(work))
+	if (sn_key_is_blocked(work) || !sn_key_has_begun(work))
 	{
 		memset(&work->failure, 0, sizeof(work->failure));
 		if (sn_key_in_line(work))
@@ -590,10 +591,21 @@ next_turn(SnBacklog *backlog, TimestampTz now)
 	return Max(backlog->first, now + Max(limit.retry_after_us, MIN_WAIT_US));
 }
 
+/* Else what is due is held by somebody, or has to wait for an event of its key: asking at once would find the same. */
+static bool
+any_turn_was_used(SnBatch *batch)
+{
+	for (int i = 0; i < batch->n_work; i++)
+		if (batch->work[i]->queued && !sn_backpressure_stays(batch->work[i]))
+			return true;
+	return false;
+}
+
 int
 sn_backpressure_next_turn_ms(SnBatch *batch)
 {
 	TimestampTz next = batch->rate_now + SN_MAX_NEXT_DUE_MS * INT64CONST(1000);
+	TimestampTz soonest = batch->rate_now + (any_turn_was_used(batch) ? 0 : MIN_WAIT_US);
 	ListCell *cell;
 
 	if (batch->backlogs == NIL)
@@ -602,7 +614,7 @@ sn_backpressure_next_turn_ms(SnBatch *batch)
 	foreach (cell, batch->backlogs)
 		if (((SnBacklog *) lfirst(cell))->first != 0)
 			next = Min(next, next_turn(lfirst(cell), batch->rate_now));
-	return (int) ((Max(next - batch->rate_now, 0) + 999) / 1000);
+	return (int) ((Max(next, soonest) - batch->rate_now + 999) / 1000);
 }
 
 /*

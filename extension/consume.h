@@ -110,10 +110,11 @@ typedef struct SnKey
 	bool adopted; /* the row appeared during this call: whoever made it goes on with the key */
 	char *topic;  /* of that row: whose queue it is */
 	int partition;
-	char *event_id;			/* of that row: whom the others wait for */
-	int64 dlq_id;			/* of that row: a dead letter that blocks the key, 0: none */
-	struct SnWork *blocker; /* unfinished in this call: what comes later is parked */
-	int wave;				/* of its last event so far, and that event's handler */
+	char *event_id;				/* of that row: whom the others wait for */
+	const struct SnWork *first; /* that event, where this call has it */
+	int64 dlq_id;				/* of that row: a dead letter that blocks the key, 0: none */
+	struct SnWork *blocker;		/* unfinished in this call: what comes later is parked */
+	int wave;					/* of its last event so far, and that event's handler */
 	const struct SnHandler *handler;
 } SnKey;
 
@@ -256,6 +257,7 @@ extern int sn_pending_next_due_ms(SnBatch *batch);
 extern void sn_key_order(SnBatch *batch);
 extern bool sn_key_is_blocked(const SnWork *work);
 extern bool sn_key_in_line(const SnWork *work);
+extern bool sn_key_has_begun(const SnWork *work);
 extern void sn_key_block(SnBatch *batch);
 extern void sn_key_finish(SnBatch *batch);
 

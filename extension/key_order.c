@@ -172,19 +172,29 @@ sn_key_in_line(const SnWork *work)
 	return work->released || work->queued;
 }
 
+/* Whether whom its key waits for comes before it in this call, or is itself. */
+bool
+sn_key_has_begun(const SnWork *work)
+{
+	const SnKey *key = work->key;
+
+	return key == NULL || !key->held || (key->first != NULL && key->first->place <= work->place);
+}
+
 /* Whether the event may be handled although its key has a row: it is the one that the others wait for. */
 static bool
 is_first_of_key(const SnWork *work)
 {
-	const SnKey *key = work->key;
+	SnKey *key = work->key;
 
 	if (sn_key_is_blocked(work))
 		return false;
 	if (!key->held)
 		return true;
-	if (work->replay != NULL && key->dlq_id == work->replay->dlq_id)
-		return true;
-	return work->pending_id != 0 && (sn_key_in_line(work) || strcmp(key->event_id, work->event.event_id) == 0);
+	if ((work->replay != NULL && key->dlq_id == work->replay->dlq_id) ||
+		(work->pending_id != 0 && strcmp(key->event_id, work->event.event_id) == 0))
+		key->first = work;
+	return key->first == work || sn_key_in_line(work);
 }
 
 /*

@@ -146,6 +146,23 @@ SELECT count(*) FROM pg_temp.queue;
 SELECT count(*) FROM key_state WHERE worker_type = 'press';
 SELECT pg_temp.touched();
 
+-- a place that was moved by hand does not overtake within its exception, and is not asked for all the time
+SELECT pg_temp.at(150);
+SELECT pg_temp.send(VARIADIC pg_temp.events('l', 'PR_C', 1, 6, 'L'));
+CALL pg_temp.run(152.5, 0.5, NULL);
+SELECT pg_temp.send(VARIADIC pg_temp.events('j', 'PR_C', 1, 4, 'L') || pg_temp.events('h', 'PR_C', 1, 2));
+CALL pg_temp.run(153, 0.5, NULL);
+SELECT pg_temp.send();
+SELECT * FROM pg_temp.queue;
+UPDATE event_pending SET next_attempt_at = '2026-03-01 12:00:00Z' WHERE event_id = 'j3';
+SELECT pg_temp.send();
+SELECT * FROM pg_temp.queue;
+SELECT next_due_ms FROM consume('press', 'press', ARRAY[ROW('press', 0, 9, (SELECT epoch FROM kafka_offset WHERE group_id = 'press' AND partition = 0), NULL, NULL, NULL, NULL)::sentinai.record]);
+CALL pg_temp.run(160, 0.5, NULL);
+SELECT pg_temp.done();
+SELECT count(*) FROM pg_temp.queue;
+SELECT count(pg_temp.touched());
+
 --
 -- What rolls back charges nothing: the caller's ROLLBACK, an error of the infrastructure, a batch that is too hard
 --
