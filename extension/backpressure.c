@@ -45,7 +45,6 @@ PG_FUNCTION_INFO_V1(sn_backpressure_limit);
 typedef struct SnBacklog
 {
 	const char *tenant_id;
-	bool waits;			  /* the queue was there when the call began, in these partitions or in others */
 	TimestampTz first;	  /* appointment of its first event in these partitions; 0: it has none there */
 	const char *made_for; /* the limit under which that was made */
 	bool paid;			  /* that event needs no charge */
@@ -67,22 +66,22 @@ static char last_tenant[SN_TENANT_ID_MAX + 1] = "";
 static bool odd_call = false;
 
 /*
- * All tenants with a queue, each found by one step in the index, and where its first event stands in our partitions. Where
- * nothing is deferred this looks into an empty index.
+ * All tenants with a queue, each found by one step in the index, and their first events in each of our partitions, the
+ * earliest first. Where nothing is deferred this looks into an empty index.
  */
 static SnStatement read_backlogs = {
-	.sql = "WITH RECURSIVE t AS ("
-		   " (SELECT p.tenant_id FROM sentinai.event_pending p WHERE p.rate_limit IS NOT NULL"
-		   "  ORDER BY p.tenant_id LIMIT 1)"
-		   " UNION ALL SELECT (SELECT p.tenant_id FROM sentinai.event_pending p WHERE p.rate_limit IS NOT NULL"
-		   "  AND p.tenant_id > t.tenant_id ORDER BY p.tenant_id LIMIT 1) FROM t WHERE t.tenant_id IS NOT NULL)"
-		   "SELECT t.tenant_id, h.next_attempt_at, h.rate_limit, h.charged FROM t LEFT JOIN LATERAL ("
-		   " SELECT q.* FROM unnest($2, $3) AS u(topic, partition), LATERAL ("
-		   "  SELECT p.next_attempt_at, p.id, p.rate_limit, p.charged FROM sentinai.event_pending p"
-		   "  WHERE p.rate_limit IS NOT NULL AND p.tenant_id = t.tenant_id AND p.worker_type = $1"
-		   "  AND p.topic = u.topic AND p.partition = u.partition ORDER BY p.next_attempt_at, p.id LIMIT 1) q"
-		   " ORDER BY q.next_attempt_at, q.id LIMIT 1) h ON true"
-		   " WHERE t.tenant_id IS NOT NULL ORDER BY t.tenant_id",
+	.sql =
+		"WITH RECURSIVE t AS ("
+		" (SELECT p.tenant_id FROM sentinai.event_pending p WHERE p.rate_limit IS NOT NULL"
+		"  ORDER BY p.tenant_id LIMIT 1)"
+		" UNION ALL SELECT (SELECT p.tenant_id FROM sentinai.event_pending p WHERE p.rate_limit IS NOT NULL"
+		"  AND p.tenant_id > t.tenant_id ORDER BY p.tenant_id LIMIT 1) FROM t WHERE t.tenant_id IS NOT NULL)"
+		"SELECT t.tenant_id, h.next_attempt_at, h.rate_limit, h.charged FROM t LEFT JOIN LATERAL ("
+		" SELECT q.* FROM unnest($2, $3) AS u(topic, partition), LATERAL ("
+		"  SELECT p.next_attempt_at, p.id, p.rate_limit, p.charged FROM sentinai.event_pending p"
+		"  WHERE p.rate_limit IS NOT NULL AND p.tenant_id = t.tenant_id AND p.worker_type = $1"
+		"  AND p.topic = u.topic AND p.partition = u.partition ORDER BY p.next_attempt_at, p.id LIMIT 1) q) h ON true"
+		" WHERE t.tenant_id IS NOT NULL ORDER BY t.tenant_id, h.next_attempt_at, h.id",
 	.n_args = 3,
 	.args = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID}};
 
@@ -169,6 +168,7 @@ static void
 load_backlogs(SnBatch *batch)
 {
 	Datum values[3] = {CStringGetTextDatum(batch->worker_type->name)};
+	SnBacklog *backlog = NULL;
 	uint64 n;
 
 	batch->backlogs = NIL;
@@ -176,9 +176,11 @@ load_backlogs(SnBatch *batch)
 	n = sn_execute(&read_backlogs, values, NULL);
 	for (int row = 0; row < n; row++)
 	{
-		SnBacklog *backlog = add_backlog(batch, sn_result_text(row, 1));
+		char *tenant_id = sn_result_text(row, 1);
 
-		backlog->waits = true;
+		if (backlog != NULL && strcmp(backlog->tenant_id, tenant_id) == 0)
+			continue;
+		backlog = add_backlog(batch, tenant_id);
 		backlog->first = sn_result_time(row, 2);
 		backlog->made_for = sn_result_text(row, 3);
 		backlog->paid = sn_result_bool(row, 4);
