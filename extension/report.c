@@ -47,9 +47,9 @@
 #include "shmem.h"
 #include "spi.h"
 
-/* A chunk that is read ends after so many rows or bytes, whichever comes first. */
-#define CHUNK_ROWS 5000
-#define CHUNK_BYTES (1024 * 1024)
+/* A chunk that is read ends after so many rows, or so much time, whichever comes first: it holds a snapshot. */
+#define CHUNK_ROWS 20000
+#define CHUNK_MS 1000
 /* Bytes of a row of report_chunk, and how many rows one transaction writes. */
 #define STORE_BYTES (256 * 1024)
 #define STORE_ROWS 64
@@ -77,7 +77,7 @@ typedef struct Generation
 	int64 rows_total;	/* below the bound; -1: not counted */
 	int64 rows;			/* read so far */
 	int64 chunk_rows;	/* of these in the current chunk */
-	int64 chunk_bytes;
+	TimestampTz chunk_until;
 	bool chunk_full; /* ended by us: there may be more */
 	int64 bytes;	 /* in the spool */
 	TimestampTz deadline;
@@ -344,7 +344,6 @@ flush(Generation *generation)
 	else
 		BufFileWrite(generation->spool, generation->out.data, generation->out.len);
 	generation->bytes += generation->out.len;
-	generation->chunk_bytes += generation->out.len;
 	resetStringInfo(&generation->out);
 }
 
@@ -402,7 +401,10 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	generation->rows++;
 	generation->chunk_rows++;
 	if (generation->out.len >= STORE_BYTES)
+	{
 		flush(generation);
+		generation->chunk_full = GetCurrentTimestamp() >= generation->chunk_until;
+	}
 	if (report->key_columns == 0)
 	{
 		check_size(generation, generation->rows);
@@ -412,11 +414,11 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 							errhint("Ask for a shorter period, or raise row_limit of its type.")));
 		return true;
 	}
-	if (generation->chunk_rows < CHUNK_ROWS && generation->chunk_bytes + generation->out.len < CHUNK_BYTES)
-		return true;
-	save_key(generation, slot);
-	generation->chunk_full = true;
-	return false;
+	if (generation->chunk_rows >= CHUNK_ROWS)
+		generation->chunk_full = true;
+	if (generation->chunk_full)
+		save_key(generation, slot);
+	return !generation->chunk_full;
 }
 
 static void
@@ -493,7 +495,7 @@ read_chunk(Generation *generation)
 	Reader reader;
 
 	generation->chunk_rows = 0;
-	generation->chunk_bytes = 0;
+	generation->chunk_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHUNK_MS);
 	generation->chunk_full = false;
 	begin_read(generation, &reader);
 	if (generation->plan == NULL)

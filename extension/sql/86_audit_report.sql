@@ -56,14 +56,23 @@ SELECT x.created_at, x.exception_id, coalesce(e.created_at, '-infinity'), coales
 	   e.actor_type, e.actor_id, e.event_id
   FROM sentinai.audit_exceptions($1, $2, $3, $5) x
   LEFT JOIN sentinai.exception_event e ON e.tenant_id = x.tenant_id AND e.exception_id = x.exception_id AND e.recorded_at < $5
- WHERE ($6 IS NULL OR ((x.created_at, x.exception_id) >= ($6[1]::timestamptz, $6[2])
+ WHERE ($6 IS NULL OR (x.created_at >= (SELECT $6[1]::timestamptz)
 					   AND (x.created_at, x.exception_id, coalesce(e.created_at, '-infinity'), coalesce(e.event_id, ''), coalesce(e.event_type, ''))
-						   > ($6[1]::timestamptz, $6[2], $6[3]::timestamptz, $6[4], $6[5])))
+						   > ((SELECT $6[1]::timestamptz), $6[2], (SELECT $6[3]::timestamptz), $6[4], $6[5])))
    AND ($4->>'status' IS NULL OR x.status = $4->>'status')
    AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
    AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')
    AND ($4->>'exception_id' IS NULL OR x.exception_id = $4->>'exception_id')
  ORDER BY 1, 2, 3, 4, 5 LIMIT $7$report$,
+	count_query => $report$
+SELECT coalesce(sum(greatest(e.n, 1)), 0)::bigint
+  FROM sentinai.audit_exceptions($1, $2, $3, $5) x
+  LEFT JOIN (SELECT e.exception_id, count(*) AS n FROM sentinai.exception_event e WHERE e.tenant_id = $1 AND e.recorded_at < $5 GROUP BY 1) e
+		 ON e.exception_id = x.exception_id
+ WHERE ($4->>'status' IS NULL OR x.status = $4->>'status')
+   AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
+   AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')
+   AND ($4->>'exception_id' IS NULL OR x.exception_id = $4->>'exception_id')$report$,
 	summary_query => $report$
 WITH x AS MATERIALIZED (SELECT * FROM sentinai.audit_exceptions($1, $2, $3, $5) x
 						 WHERE ($4->>'status' IS NULL OR x.status = $4->>'status') AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
