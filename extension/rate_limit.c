@@ -165,12 +165,20 @@ drop_slot(const SnSlotKey *key)
 	sn_slot_unlock(key);
 }
 
+/* Who only looks decides on a copy, and leaves the slot as it was. */
+static void
+call_copy(Call *call)
+{
+	call->unshared = *call->slot;
+	call->slot = &call->unshared;
+}
+
 /*
  * Locks the partition, with the slot or something in its stead, which goes by what was read. False, and nothing is locked,
  * if that is out of date by now.
  */
 static bool
-call_adopt(Call *call, const SnLimitRead *read, bool make)
+call_adopt(Call *call, const SnLimitRead *read, bool look)
 {
 	const SnSlotKey *key = &call->key;
 
@@ -185,7 +193,7 @@ call_adopt(Call *call, const SnLimitRead *read, bool make)
 	}
 	if (!call->own)
 		call->slot = sn_slot_find(key);
-	if (call->slot == NULL && make)
+	if (call->slot == NULL && !look)
 	{
 		call->slot = sn_slot_make(key, call->now);
 		call->no_room = call->slot == NULL;
@@ -197,6 +205,8 @@ call_adopt(Call *call, const SnLimitRead *read, bool make)
 		sn_slot_name(&call->unshared, key);
 		call->slot = &call->unshared;
 	}
+	else if (look)
+		call_copy(call);
 	if (call->own || !slot_current(call->slot, key))
 		slot_adopt(call->slot, read, call->now);
 	return true;
@@ -245,17 +255,14 @@ call_begin(Call *call, bool look)
 			break;
 		lookup = sn_limit_read(type, &call->key, &read);
 		if (lookup == SN_LIMIT_FOUND)
-			ready = call_adopt(call, &read, !look);
+			ready = call_adopt(call, &read, look);
 		else
 			drop_slot(&call->key);
 		if (lookup == SN_LIMIT_NO_TENANT)
 			return SN_LIMIT_NO_TENANT;
 	}
-	if (look)
-	{
-		call->unshared = *call->slot;
-		call->slot = &call->unshared;
-	}
+	if (look && call->slot != &call->unshared)
+		call_copy(call);
 	slot_roll(call->slot, call->now);
 	return SN_LIMIT_FOUND;
 }
