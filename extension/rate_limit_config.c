@@ -352,6 +352,7 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 {
 	text *tenant = cstring_to_text_with_len(key->tenant_id, key->tenant_len);
 	text *name = cstring_to_text_with_len(type->name, type->len);
+	text *everybody = cstring_to_text("");
 	SnLimitLookup lookup = SN_LIMIT_FOUND;
 	Snapshot snapshot;
 	Row row;
@@ -369,12 +370,17 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 	{
 		read_type(&row, result);
 		read_config(snapshot, tenant, name, result);
-		read_since(snapshot, cstring_to_text(""), name, result);
+		read_since(snapshot, everybody, name, result);
 		read_since(snapshot, tenant, name, result);
 		read_usage(snapshot, tenant, name, result);
 	}
 	row_close(&row);
 	UnregisterSnapshot(snapshot);
+
+	/* A call may ask about a million tenants. */
+	pfree(tenant);
+	pfree(name);
+	pfree(everybody);
 	return lookup;
 }
 

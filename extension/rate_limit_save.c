@@ -339,6 +339,8 @@ sn_rate_limit_write(PG_FUNCTION_ARGS)
 	if (!lock_flush())
 		PG_RETURN_TEXT_P(cstring_to_text("another session is writing the counts of rate limits"));
 	types = sn_limit_types(&n_types);
+	if (n_types == 0)
+		PG_RETURN_NULL();
 	all = flush_take(types[0].incarnation);
 	SPI_connect();
 	for (int64 i = first; i < n_flushed; i += FLUSH_ROWS)

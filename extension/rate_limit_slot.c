@@ -384,7 +384,7 @@ sn_slot_make(const SnSlotKey *key, TimestampTz now)
 	if (link == NO_SLOT)
 	{
 		table->partitions[partition].full++;
-		table->partitions[partition].full_at = now;
+		table->partitions[partition].full_at = GetCurrentTimestamp();
 		return NULL;
 	}
 	slot = slot_at(partition, link);

@@ -253,6 +253,9 @@ like($t->sql($each->('shut')), qr/^0\|3000$/, 'a full table: types that are clos
 is($t->sql(q{SELECT DISTINCT retry_after FROM tenant, rate_limit_check(tenant_id, 'shut') WHERE tenant_id ~ '^F'}), 1,
 	'a full table: those who were refused may come back soon');
 is($t->sql('SELECT used <= slots FROM rate_limit_slot_stats()'), 't', 'a full table: no more slots than there are');
+like(
+	$t->sql(q{SELECT p ->> 'message' FROM jsonb_array_elements(health() -> 'problems') p WHERE p ->> 'name' = 'rate_limit_full'}),
+	qr/^shared memory has no room for the counts of more than 1024 pairs/, 'a full table: health() says so');
 is(
 	$t->sql(q{SET sentinai.test_clock = '2026-03-10 13:00:00+00'; } . $each->('shut')),
 	$t->sql('SELECT slots FROM rate_limit_slot_stats()') . '|3000', 'later, when the counts are over, their slots go to others')
