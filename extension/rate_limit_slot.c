@@ -495,7 +495,8 @@ sn_slot_take_dirty(int partition, Oid incarnation, SnSlot *out)
 		{
 			SnSlot *slot = slot_at(partition, w * 64 + pg_rightmost_one_pos64(bits) + 1);
 
-			if (slot->database != MyDatabaseId)
+			/* What a standby has counted waits until the counts that the table has are in it: it would take their place. */
+			if (slot->database != MyDatabaseId || !slot->loaded)
 				continue;
 			if (slot->incarnation == incarnation)
 				out[n++] = *slot;
