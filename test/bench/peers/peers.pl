@@ -2,8 +2,9 @@
 # beside them in each round. `make bench-peers` fetches their programs (install) and calls this. docs/performance.md says
 # what each of them writes, and what it doesn't do.
 #
-#   Debezium   its JDBC sink on Kafka Connect, as it comes (one task, batches of 500), and its fastest configuration (two
-#              tasks, batches of 5,000, reWriteBatchedInserts): one table, an event that comes again updates its row
+#   Debezium   its JDBC sink on Kafka Connect, as it comes (one task, batches of 500, Connect's own heap), and its fastest
+#              configuration (two tasks, batches of 5,000, reWriteBatchedInserts, a heap and a collector that cost least): one
+#              table, an event that comes again updates its row
 #   Python     a consumer written by hand (consumer.py): one process with batches of 500, and its fastest configuration (two
 #              processes, 5,000, COPY): two tables, an event that comes again is left alone
 #
@@ -32,9 +33,9 @@ my %peer = (
 	'python-fast' => { name => 'Python consumer, 2 processes x 5000', table => 'processed', at => 'processed_at', before => 1,
 		start => sub { start_python(2, 5000, 'copy') } },
 	'debezium-fast' => { name => 'Debezium JDBC sink, 2 tasks x 5000', table => 'sink', at => 'written_at',
-		start => sub { start_connect(2, 5000, '?reWriteBatchedInserts=true') } },
+		start => sub { start_connect(2, 5000, '?reWriteBatchedInserts=true', '-Xms2G', '-Xmx2G', '-XX:+UseParallelGC') } },
 	'debezium' => { name => 'Debezium JDBC sink, 1 task x 500', table => 'sink', at => 'written_at',
-		start => sub { start_connect(1, 500, '') } },
+		start => sub { start_connect(1, 500, '', '-Xms256M', '-Xmx2G') } },
 );
 my @chosen = split ' ', $ENV{BENCH_PEERS} // 'python python-fast debezium-fast debezium';
 for my $key (@chosen)
@@ -117,7 +118,7 @@ sub next_group { return 'peer-' . ++$groups }
 
 sub start_connect
 {
-	my ($tasks, $batch, $url_suffix) = @_;
+	my ($tasks, $batch, $url_suffix, @java) = @_;
 	my ($user, $password, $place) = $t->url =~ m{//([^:]+):([^@]+)@(.*)};
 	my $group = next_group();
 	my $folder = "$t->{dir}/$group";
@@ -130,7 +131,7 @@ sub start_connect
 			PEER_TASKS => $tasks, PEER_BATCH => $batch,
 			PEER_JDBC_URL => "jdbc:postgresql://$place$url_suffix", PEER_USER => $user, PEER_PASSWORD => $password,
 		},
-		'java', '-Xmx1g', '-XX:-UsePerfData', "-Djava.io.tmpdir=$folder",
+		'java', @java, '-XX:-UsePerfData', "-Djava.io.tmpdir=$folder",
 		"-Dlog4j2.configurationFile=file:$Sentinai::Test::top/test/kafka/log4j2.properties",
 		'-cp', "$programs/connect/libs/*", 'org.apache.kafka.connect.cli.ConnectStandalone',
 		"$here/connect.properties", "$here/sink.properties");
