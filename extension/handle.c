@@ -38,10 +38,12 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/typcache.h"
 
@@ -85,6 +87,11 @@ static SnStatement read_deferred_constraints = {
 		   " FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace"
 		   " WHERE c.condeferred AND n.nspname !~ '^pg_toast|^pg_temp'",
 	.n_args = 0};
+
+/* Their names, NULL: there are none; and as of how many changes. */
+static char *deferred_constraints = NULL;
+static uint64 deferred_constraints_as_of = 0;
+static uint64 constraint_changes = 1;
 
 static SnStatement read_temporary_tables = {
 	.sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c"
@@ -590,16 +597,43 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 	return ok;
 }
 
+static void
+constraint_changed(Datum arg, int cache, uint32 hash)
+{
+	constraint_changes++;
+}
+
+/* Looking all constraints through takes longer than many a handler: done once, until one changes. */
+static void
+learn_deferred_constraints(void)
+{
+	static bool registered = false;
+	uint64 as_of = constraint_changes;
+	char *names = NULL;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(CONSTROID, constraint_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, constraint_changed, (Datum) 0);
+		registered = true;
+	}
+	if (sn_execute(&read_deferred_constraints, NULL, NULL) == 1)
+		names = sn_result_text(0, 1);
+	names = names == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, names);
+	if (deferred_constraints != NULL)
+		pfree(deferred_constraints);
+	deferred_constraints = names;
+	deferred_constraints_as_of = as_of;
+}
+
 /* SET CONSTRAINTS ALL IMMEDIATE outlives its slice and would refuse legal orders in the next one. */
 static void
 restore_constraints(void)
 {
-	char *names;
-
-	if (sn_execute(&read_deferred_constraints, NULL, NULL) != 1)
-		return;
-	names = sn_result_text(0, 1);
-	if (names != NULL && SPI_execute(psprintf("SET CONSTRAINTS %s DEFERRED", names), false, 0) < 0)
+	if (deferred_constraints_as_of != constraint_changes)
+		learn_deferred_constraints();
+	if (deferred_constraints != NULL &&
+		SPI_execute(psprintf("SET CONSTRAINTS %s DEFERRED", deferred_constraints), false, 0) < 0)
 		elog(ERROR, "could not restore deferred constraints");
 }
 

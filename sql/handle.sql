@@ -119,6 +119,10 @@ SELECT event_id, status, error_type, error_message, sqlstate, retry_count FROM e
 SELECT event_id, error_type, error_message, sqlstate, step FROM dead_letter_queue WHERE worker_type = 'hand' ORDER BY event_id COLLATE "C";
 SELECT event_id, who FROM hand_test.done ORDER BY event_id COLLATE "C";
 SELECT * FROM hand_test.child ORDER BY 1;
+\echo -- a constraint gets another name between two batches
+ALTER TABLE hand_test.child RENAME CONSTRAINT child_id_fkey TO child_has_parent;
+INSERT INTO hand_test.odd VALUES ('renamed', 'defer');
+SELECT pg_temp.send('renamed HandPlain renamed');
 \echo -- what "emit" emitted: 2 was taken back
 SELECT event_type, exception_id, topic, payload, correlation_id, metadata FROM event_log WHERE metadata ->> 'parent_event_id' = 'emit' ORDER BY topic;
 SELECT topic, convert_from(key, 'UTF8') AS key, (headers[1]).name, convert_from((headers[1]).value, 'UTF8'), event_type FROM outbox
