@@ -14,6 +14,7 @@
 # BENCH_PEERS    which of them, by default all: python python-fast debezium-fast debezium
 # BENCH_ROUNDS   rounds of all, 3
 # BENCH_EVENTS   in the topic, 200000
+# BENCH_BATCH    most events a transaction of (a), 5000: as many as the fastest of the others have
 use Sentinai::Bench;
 use Sentinai::Load;
 use Sentinai::Test;
@@ -23,7 +24,7 @@ my $rounds = $ENV{BENCH_ROUNDS} // 3;
 my $events = $ENV{BENCH_EVENTS} // 200_000;
 my $here = "$Sentinai::Test::top/test/bench/peers";
 my $t = Sentinai::Test->new(kafka => 1, settings => $Sentinai::Load::settings);
-my $load = Sentinai::Load->new($t, events => $events);
+my $load = Sentinai::Load->new($t, events => $events, batch => $ENV{BENCH_BATCH} // 5_000);
 my $programs = "$t->{build}/peers";
 my @running;    # processes of a peer
 
