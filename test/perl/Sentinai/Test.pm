@@ -26,6 +26,7 @@ Sentinai::Test - a cluster, a broker and workers of a test's own
 
   $w->stop;  $w->kill;  $w->start;                # SIGTERM and its status; SIGKILL; the same once more
   my ($status, $body) = $w->http('/healthz');
+  my $h = $t->http;               # PostgREST and nginx on the cluster: see Sentinai::Http
   my $copy = $t->copy_cluster('copy');            # the same, on a base backup of the cluster
   my $s = $t->standby('standby');                 # the same, streaming; $s->cluster('promote'); $t->move_to($s)
   $t->program('pg_dump', '-f', $file, 'sentinai');
@@ -47,6 +48,7 @@ use File::Basename qw(basename dirname);
 use File::Path qw(make_path remove_tree);
 use IPC::Open2 qw(open2);
 use POSIX qw(:sys_wait_h);
+use Sentinai::Http;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -203,6 +205,7 @@ sub other_cluster
 		dir => "$self->{dir}/$name",
 		cluster_dir => "$self->{dir}/$name/cluster",
 		kafka_dir => "$self->{dir}/$name/kafka",
+		http => undef,
 		workers => [],
 		sessions => [],
 	}, ref $self;
@@ -237,6 +240,11 @@ sub destroy_servers
 {
 	my ($self) = @_;
 
+	if (-d "$self->{dir}/http")
+	{
+		local $ENV{HTTP_DIR} = "$self->{dir}/http";
+		run("$top/test/http/http", 'destroy');
+	}
 	$self->cluster('destroy') if -d $self->{cluster_dir};
 	$self->kafka('destroy') if -d $self->{kafka_dir};
 	return;
@@ -255,6 +263,7 @@ sub finish
 	{
 		$self->show_logs;
 		# the folders stay for whoever looks into it; the next run deletes them
+		$self->{http}->kill if $self->{http};
 		$self->cluster('kill') if -d $self->{cluster_dir};
 		$self->kafka('kill') if -d $self->{kafka_dir};
 	}
@@ -269,7 +278,7 @@ sub finish
 sub show_logs
 {
 	my ($self) = @_;
-	my @logs = ((map { $_->{log_file} } @{ $self->{workers} }), "$self->{cluster_dir}/log");
+	my @logs = ((map { $_->{log_file} } @{ $self->{workers} }), glob("$self->{dir}/http/*.log"), "$self->{cluster_dir}/log");
 
 	for my $file (grep { -s } @logs)
 	{
@@ -292,6 +301,15 @@ END
 	$? = $status;
 }
 $SIG{INT} = $SIG{TERM} = sub { exit 130 };
+
+# ---------------------------------------------------------------- HTTP
+
+# PostgREST and nginx on this cluster, started once; options as in Sentinai::Http::new
+sub http
+{
+	my ($self, %option) = @_;
+	return $self->{http} //= Sentinai::Http->new($self, %option);
+}
 
 # ---------------------------------------------------------------- SQL
 
