@@ -170,7 +170,18 @@ ruled_tenant(const SnTopic *topic, const SnRecord *record)
 	if (span.data == NULL || span.len > SN_TENANT_ID_MAX)
 		return NULL;
 	tenant = pnstrdup(span.data, span.len);
-	return sn_tenant_id_valid(tenant) ? tenant : NULL;
+	/* pnstrdup() ends at a NUL, which is no part of a tenant's id. */
+	return strlen(tenant) == span.len && sn_tenant_id_valid(tenant) ? tenant : NULL;
+}
+
+/*
+ * Whose tenant the topic's rule doesn't ask for: due work and replays have theirs already, and what this database has
+ * published (the mark is a keyed hash over the record) carries the tenant that it was published for.
+ */
+static bool
+rule_applies(const SnTopic *topic, const SnWork *work, const char *kept_tenant)
+{
+	return topic->tenant_source != 'p' && kept_tenant == NULL && !work->emitted;
 }
 
 /* A header that contradicts the envelope: anybody can write one, and workers skip by it. */
@@ -225,7 +236,8 @@ screen_record(SnBatch *batch, SnWork *work, const char *kept_tenant)
 	SnTopic *topic = topic_of(batch, work->queue->topic);
 	SnRecord *record = work->record;
 	SnEventError error;
-	char *tenant = kept_tenant != NULL ? NULL : ruled_tenant(topic, record);
+	bool ruled = rule_applies(topic, work, kept_tenant);
+	char *tenant = ruled ? ruled_tenant(topic, record) : NULL;
 	const SnEventTypeEntry *type;
 
 	work->parsed = sn_event_parse(record->value.data, record->value.len, record->ts == 0 ? batch->now : record->ts,
@@ -247,8 +259,8 @@ screen_record(SnBatch *batch, SnWork *work, const char *kept_tenant)
 		refuse_structural(batch, work, "header_mismatch",
 						  "header sentinai-event-type contradicts the event's event_type",
 						  psprintf("The event's event_type is \"%s\".", work->event.event_type));
-	else if (kept_tenant == NULL && topic->tenant_source != 'p' &&
-			 (tenant == NULL || strcmp(tenant, work->event.tenant_id) != 0))
+	else if (ruled && (tenant == NULL || strcmp(tenant, work->event.tenant_id) != 0))
+		/* Not the owner's alone, as header_mismatch is: the rule may have changed since the owner took the record. */
 		refuse_decided(batch, work, type, "tenant_mismatch", "the event's tenant contradicts the topic's rule",
 					   psprintf("The event says \"%s\", the topic's rule says \"%s\".", work->event.tenant_id,
 								tenant == NULL ? "" : tenant));

@@ -84,7 +84,7 @@ SELECT health()->'problems' AS problems;
 SELECT * FROM pg_temp.partitions('event_log');
 
 -- A missing partition of today is mended by a new session's first call (here: \c).
-SELECT format('DROP TABLE sentinai.event_log_p%s', to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')) \gexec
+DO $$ BEGIN EXECUTE format('DROP TABLE sentinai.event_log_p%s', to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')); END $$;
 \c
 SET search_path = sentinai, public;
 SELECT activate();

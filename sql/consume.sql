@@ -213,16 +213,57 @@ SELECT event_id FROM event_log WHERE event_id LIKE 'H_' ORDER BY 1;
 --
 -- Where a topic's tenant comes from
 --
-UPDATE kafka_topic SET tenant_source = 'fixed', tenant_value = 'cons_b' WHERE topic = 'cons';
+SELECT topic_tenant_source_set('cons', 'elsewhere');
+SELECT topic_tenant_source_set('cons', NULL);
+SELECT topic_tenant_source_set('no topic', 'payload');
+SELECT topic_tenant_source_set('cons', 'fixed');
+SELECT topic_tenant_source_set('cons', 'fixed', 'cons_none');
+SELECT topic_tenant_source_set('cons', 'key', ':');
+SELECT topic_tenant_source_set('cons', 'header', '');
+-- Sends records with a key and a header each.
+CREATE FUNCTION pg_temp.send_as(worker text, key bytea, header text, header_value bytea, value bytea) RETURNS text LANGUAGE sql AS $$
+	SELECT pg_temp.counts(c) FROM sentinai.kafka_offset k, sentinai.consume(worker, worker, ARRAY[
+		ROW('cons', 0, k.next_offset, k.epoch, now(), key, ARRAY[ROW(header, header_value)::sentinai.header], value)]::sentinai.record[]) c
+	 WHERE k.group_id = worker AND k.partition = 0 $$;
+-- The mark of our publisher: HMAC-SHA256 under the secret over topic, key and value, each behind its length.
+CREATE FUNCTION pg_temp.mark(topic text, key bytea, value bytea) RETURNS bytea LANGUAGE plpgsql AS $$
+DECLARE
+	secret	bytea := (SELECT s.secret FROM sentinai.emit_secret s) || decode(repeat('00', 32), 'hex');
+	inner_	bytea := '';
+	outer_	bytea := '';
+BEGIN
+	FOR i IN 0 .. 63 LOOP
+		inner_ := inner_ || set_byte('\x00', 0, get_byte(secret, i) # 54);
+		outer_ := outer_ || set_byte('\x00', 0, get_byte(secret, i) # 92);
+	END LOOP;
+	RETURN convert_to(encode(sha256(outer_ || sha256(inner_ || int2send(length(topic)::int2) || convert_to(topic, 'UTF8')
+		|| int4send(length(key)) || key || int4send(length(value)) || value)), 'hex'), 'UTF8');
+END $$;
+SELECT topic_tenant_source_set('cons', 'fixed', 'cons_b');
 SELECT pg_temp.send('cons_first', pg_temp.ev('T1', 'ConsumeBoth', NULL, 'T'), pg_temp.ev('T2', 'ConsumeBoth', 'cons_b', 'T'), pg_temp.ev('T3', 'ConsumeBoth', 'cons_a', 'T'));
-UPDATE kafka_topic SET tenant_source = 'key', tenant_value = NULL WHERE topic = 'cons';
+SELECT topic_tenant_source_set('cons', 'key');
 SELECT pg_temp.send('cons_first', pg_temp.ev('T4', 'ConsumeBoth', 'cons_b', 'T'));
-UPDATE kafka_topic SET tenant_source = 'header', tenant_value = 'x-tenant' WHERE topic = 'cons';
-SELECT pg_temp.counts(c) FROM kafka_offset k, consume('cons_first', 'cons_first', ARRAY[
-	ROW('cons', 0, k.next_offset, k.epoch, now(), 'k', ARRAY[ROW('x-tenant', 'cons_a')::sentinai.header], convert_to('{"event_id":"T5","event_type":"ConsumeBoth","payload":{}}', 'UTF8'))
-	]::sentinai.record[]) c WHERE k.group_id = 'cons_first' AND k.partition = 0;
-UPDATE kafka_topic SET tenant_source = 'payload', tenant_value = NULL WHERE topic = 'cons';
-SELECT tenant_id, event_id, error_type FROM dead_letter_queue WHERE event_id LIKE 'T_' ORDER BY 2;
+SELECT pg_temp.send_as('cons_first', 'cons_a:E:1', 'h', NULL, pg_temp.ev('T6', 'ConsumeBoth', NULL, 'T'));
+SELECT pg_temp.send_as('cons_first', 'cons_a:E:1', 'h', NULL, pg_temp.ev('T7', 'ConsumeBoth', 'cons_b', 'T'));
+SELECT pg_temp.send_as('cons_first', '\x636f6e735f6100', 'h', NULL, pg_temp.ev('T8', 'ConsumeBoth', 'cons_a', 'T'));
+SELECT topic_tenant_source_set('cons', 'header', 'x-tenant');
+SELECT pg_temp.send_as('cons_first', 'k', 'x-tenant', 'cons_a', convert_to('{"event_id":"T5","event_type":"ConsumeBoth","payload":{}}', 'UTF8'));
+SELECT pg_temp.send_as('cons_first', 'k', 'x-tenant', '\x636f6e735f610061', pg_temp.ev('T9', 'ConsumeBoth', 'cons_a', 'T'));
+-- No header, and a tenant that the rule doesn't know: the same dead letter. What we have published ourselves needs no header.
+SELECT pg_temp.send_as('cons_first', 'k', 'h', NULL, pg_temp.ev('TA', 'ConsumeBoth', 'cons_a', 'T'));
+SELECT count(*) FROM worker_config('cons_first');
+SELECT pg_temp.send_as('cons_first', 'k', 'sentinai-emitted', pg_temp.mark('cons', 'k', v), v) FROM pg_temp.ev('TB', 'ConsumeBoth', 'cons_a', 'T') v;
+-- Both groups handle the type, so both refuse: the rule may be newer than what the owner took.
+SELECT pg_temp.send_as('cons_second', 'k', 'x-tenant', 'cons_a', pg_temp.ev('TC', 'ConsumeBoth', 'cons_b', 'T'));
+-- The retry of a dead letter has its tenant: the one that an admin has given it, whatever the rule says by then.
+SELECT id AS mismatched FROM dead_letter_queue WHERE event_id = 'T9' \gset
+SELECT status FROM dlq_reassign(:mismatched, 'cons_b');
+SELECT via FROM dlq_retry(:mismatched, 'is theirs');
+SELECT pg_temp.send_as('cons_first', 'k', 'x-tenant', 'cons_a', pg_temp.ev('TD', 'ConsumeBoth', 'cons_a', 'T'));
+SELECT tenant_id, status FROM dead_letter_queue WHERE id = :mismatched;
+SELECT topic_tenant_source_set('cons', 'payload');
+SELECT tenant_source, tenant_value FROM kafka_topic WHERE topic = 'cons';
+SELECT worker_type, tenant_id, event_id, error_type, error_detail FROM dead_letter_queue WHERE event_id LIKE 'T_' ORDER BY 3, 1;
 SELECT tenant_id, event_id FROM consume_test.seen WHERE event_id LIKE 'T_' ORDER BY 2;
 
 --

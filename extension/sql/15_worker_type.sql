@@ -88,7 +88,11 @@ CREATE TABLE sentinai.kafka_topic (
 	tenant_source	text NOT NULL DEFAULT 'payload'
 					CHECK (tenant_source IN ('payload', 'header', 'key', 'fixed')),
 	tenant_value	text,
-	updated_at		timestamptz NOT NULL DEFAULT now()
+	updated_at		timestamptz NOT NULL DEFAULT now(),
+	CHECK (CASE tenant_source WHEN 'payload' THEN tenant_value IS NULL
+							  WHEN 'key' THEN tenant_value IS NULL
+							  WHEN 'fixed' THEN coalesce(tenant_value ~ '^[A-Za-z0-9_.-]{1,64}$', false)
+							  ELSE tenant_value <> '' OR tenant_value IS NULL END)
 );
 COMMENT ON TABLE sentinai.kafka_topic IS
 	'What is known of a topic: whose log it is and where its tenant comes from.';
@@ -96,7 +100,7 @@ COMMENT ON COLUMN sentinai.kafka_topic.topic IS 'The topic of Kafka.';
 COMMENT ON COLUMN sentinai.kafka_topic.cluster_id IS 'The Kafka cluster that it was read from last.';
 COMMENT ON COLUMN sentinai.kafka_topic.incarnation IS 'Raised when the topic was made anew, so that old offsets are told from new ones.';
 COMMENT ON COLUMN sentinai.kafka_topic.partition_count IS 'As the worker saw it last.';
-COMMENT ON COLUMN sentinai.kafka_topic.tenant_source IS 'payload: the envelope says it; header, key or fixed: tenant_value says which one, and the envelope must agree.';
+COMMENT ON COLUMN sentinai.kafka_topic.tenant_source IS 'payload: the envelope says it; header, key (up to its first colon) or fixed: the record or the row says it, and an envelope that names one must agree. Set by topic_tenant_source_set.';
 COMMENT ON COLUMN sentinai.kafka_topic.tenant_value IS 'The header''s name (NULL: tenant_id), or the fixed tenant.';
 COMMENT ON COLUMN sentinai.kafka_topic.updated_at IS 'When the row was last changed.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.kafka_topic', '');
@@ -433,6 +437,41 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.handler_remove(text, text) IS
 	'Removes a handler that handler_add() registered. Events of that type that wait in event_pending become dead letters of error_type handler_missing when they are due. Raises SN011 (not_found).';
+
+CREATE FUNCTION sentinai.topic_tenant_source_set(topic text, source text, value text DEFAULT NULL) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+BEGIN
+	IF topic IS NULL OR topic !~ '^[A-Za-z0-9._-]{1,249}$' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'topic name is not valid',
+			DETAIL = format('The topic is %s.', quote_nullable(topic)),
+			HINT = 'Kafka allows letters, digits, dot, underscore and dash, at most 249 of them.';
+	ELSIF source IS NULL OR source NOT IN ('payload', 'header', 'key', 'fixed') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('a topic''s tenant can''t come from %s', quote_nullable(source)),
+			HINT = 'The sources are payload, header (value: its name, default tenant_id), key (up to its first colon) and fixed (value: the tenant).';
+	ELSIF source IN ('payload', 'key') AND value IS NOT NULL OR source = 'header' AND (value = '' OR octet_length(value) > 255) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('tenant source %s can''t have the value %s', source, quote_nullable(value)),
+			HINT = 'header takes a header''s name of 1 to 255 bytes, fixed takes a tenant, the others take no value.';
+	ELSIF source = 'fixed' AND NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = value) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN004',
+			MESSAGE = format('tenant %s does not exist', coalesce(quote_ident(left(value, 100)), 'NULL')),
+			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants; sentinai.tenant_add() adds one.';
+	END IF;
+	INSERT INTO sentinai.kafka_topic AS t (topic, tenant_source, tenant_value) VALUES (topic, source, value)
+		ON CONFLICT ON CONSTRAINT kafka_topic_pkey DO UPDATE
+			SET tenant_source = excluded.tenant_source, tenant_value = excluded.tenant_value, updated_at = now();
+END
+$$;
+COMMENT ON FUNCTION sentinai.topic_tenant_source_set(text, text, text) IS
+	'Says where the tenant of a topic''s records comes from: payload (the envelope alone, the default), header (value: its name, NULL: tenant_id), key (up to its first colon) or fixed (value: the tenant). An envelope without tenant_id takes that tenant; one that names another is a dead letter tenant_mismatch. Counts from the next batch on. Raises SN001, SN004.';
 
 CREATE FUNCTION sentinai.worker_config(worker_type text, expected_group_id text DEFAULT NULL)
 	RETURNS TABLE (topic text, group_id text, owns_topic boolean, display_name text, http_port integer,
