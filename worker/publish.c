@@ -836,6 +836,8 @@ publish_become_active(Publish *p)
 		PQclear(res);
 		if (locked)
 		{
+			/* before the first row: not with the next tick, which may be a second away */
+			metrics_set_publisher(p->w->metrics, true, watermark_in_flight(p->marks), watermark_blocked(p->marks));
 			publish_set_state(p, "active");
 			return true;
 		}

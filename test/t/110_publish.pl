@@ -87,9 +87,12 @@ interrupted('the broker by SIGKILL', sub { $t->kafka('kill'); $t->kafka('start')
 interrupted('the database, immediate', sub { $t->cluster('immediate'); $t->cluster('start') });
 
 # The session alone: the lock is lost with it, and taken again.
-interrupted('the session of the publisher', sub {
-	$t->sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sentinai-worker % publish'});
-});
+interrupted('the session of the publisher', \&end_sessions);
+
+# Whoever publishes says so, from its first row on.
+new_orders();
+is(join(' ', map { end_sessions(); add_rows(1); published(); metric($worker, 'sentinai_publisher_active') } 1 .. 3), '1 1 1',
+	'a publisher that is active again has that in its metric');
 
 # ---------------------------------------------------------------- two publishers
 
@@ -162,6 +165,13 @@ sub published
 	$t->wait_for_sql(
 		q{SELECT count(*) FROM sentinai.outbox o LEFT JOIN sentinai.outbox_watermark w USING (topic)
 		   WHERE o.id > coalesce(w.id, 0)}, '0');
+	return;
+}
+
+# Of publishers; they are gone when it returns
+sub end_sessions
+{
+	$t->sql(q{SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name LIKE 'sentinai-worker % publish'});
 	return;
 }
 
