@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "caller.h"
 #include "guc.h"
 #include "point.h"
 #include "shmem.h"
@@ -28,6 +29,7 @@ static const struct config_enum_entry event_log_modes[] = {{"full", SN_EVENT_LOG
 														   {NULL, 0, false}};
 
 bool sn_allow_future_schema;
+char *sn_authenticator;
 char *sn_databases;
 int sn_dedupe_generation_rows;
 int sn_dedupe_window;
@@ -53,6 +55,7 @@ char *sn_report_pdf_program;
 int sn_report_retention;
 int sn_report_timeout_ms;
 int sn_report_workers;
+char *sn_tenant_id;
 TimestampTz sn_test_clock;
 int sn_usage_day_retention;
 int sn_usage_hour_retention;
@@ -197,12 +200,18 @@ test_clock_assign(const char *newval, void *extra)
 }
 
 static const StringSetting string_settings[] = {
+	{"sentinai.authenticator", &sn_authenticator, "authenticator", 0, PGC_SIGHUP,
+	 "The role as which PostgREST logs in: in its sessions the claims of the request's token say who asks.", NULL,
+	 sn_caller_setting_changed},
 	{"sentinai.databases", &sn_databases, "", GUC_LIST_INPUT, PGC_SIGHUP,
 	 "Names of the databases that get a maintenance worker once they are active; empty: all.", NULL, NULL},
 	{"sentinai.rate_limit_time_zone", &rate_limit_time_zone, "UTC", 0, PGC_SIGHUP,
 	 "Whose midnight begins a window of a day.", time_zone_check, time_zone_assign},
 	{"sentinai.report_pdf_program", &sn_report_pdf_program, "sentinai-report-pdf", 0, PGC_SIGHUP,
 	 "Program that draws reports as PDF; without a path it is looked for in the server's PATH.", NULL, NULL},
+	{"sentinai.tenant_id", &sn_tenant_id, "", 0, PGC_USERSET,
+	 "The tenant that a role chooses that is bound to several, or to every one.", sn_caller_tenant_id_check,
+	 sn_caller_setting_changed},
 	{"sentinai.test_clock", &test_clock, "", GUC_NOT_IN_SAMPLE, PGC_SUSET,
 	 "For tests: the time that limits go by; empty: now.", test_clock_check, test_clock_assign},
 };

@@ -11,7 +11,8 @@
 #include "pgtime.h"
 
 extern bool sn_allow_future_schema;
-extern char *sn_databases; /* list of names; empty: all */
+extern char *sn_authenticator; /* name of a role */
+extern char *sn_databases;	   /* list of names; empty: all */
 extern int sn_dedupe_generation_rows;
 extern int sn_dedupe_window; /* seconds */
 extern int sn_deferred_max;
@@ -36,6 +37,7 @@ extern char *sn_report_pdf_program;
 extern int sn_report_retention; /* seconds */
 extern int sn_report_timeout_ms;
 extern int sn_report_workers;
+extern char *sn_tenant_id;		   /* as the session chose it, or empty */
 extern TimestampTz sn_test_clock;  /* 0: the real clock */
 extern int sn_usage_day_retention; /* seconds, as the next two */
 extern int sn_usage_hour_retention;

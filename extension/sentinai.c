@@ -8,6 +8,7 @@
 #include "sentinai.h"
 
 #include "activation.h"
+#include "caller.h"
 #include "emit.h"
 #include "guc.h"
 #include "launcher.h"
@@ -42,6 +43,7 @@ _PG_init(void)
 	sn_metrics_install();
 	sn_outbox_install();
 	sn_worker_type_init();
+	sn_caller_init();
 	sn_emit_init();
 	sn_retry_init();
 	sn_rate_limit_install();

@@ -4,6 +4,7 @@
 # sql/NAME.sql and expected/NAME.out, run one after the other in one database
 REGRESS = \
 	tenant \
+	caller \
 	intake \
 	event \
 	retry \

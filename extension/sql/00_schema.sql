@@ -19,3 +19,9 @@ CREATE FUNCTION sentinai.version() RETURNS text
 	AS 'MODULE_PATHNAME', 'sn_version';
 COMMENT ON FUNCTION sentinai.version() IS
 	'The version of the loaded library. Compare with extversion in pg_extension: health() does.';
+
+CREATE FUNCTION sentinai.config_changed() RETURNS trigger
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'sn_config_changed';
+COMMENT ON FUNCTION sentinai.config_changed() IS
+	'Statement trigger of the configuration tables: from COMMIT on every backend reads its cached configuration again.';

@@ -183,12 +183,6 @@ COMMENT ON COLUMN sentinai.emit_secret.only_row IS 'Always true: there is one ro
 COMMENT ON COLUMN sentinai.emit_secret.secret IS '32 random bytes.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.emit_secret', '');
 
-CREATE FUNCTION sentinai.config_changed() RETURNS trigger
-	LANGUAGE c
-	AS 'MODULE_PATHNAME', 'sn_config_changed';
-COMMENT ON FUNCTION sentinai.config_changed() IS
-	'Statement trigger of the configuration tables: from COMMIT on every backend reads its cached configuration again.';
-
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.worker_type
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.worker_type_override

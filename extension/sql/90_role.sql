@@ -6,7 +6,7 @@ DECLARE
 	role_name	text;
 BEGIN
 	FOREACH role_name IN ARRAY ARRAY['sentinai_admin', 'sentinai_operator', 'sentinai_viewer', 'sentinai_payload',
-									 'sentinai_worker', 'sentinai_handler', 'sentinai_tenant_handler', 'sentinai_platform'] LOOP
+									 'sentinai_worker', 'sentinai_handler', 'sentinai_tenant_handler', 'sentinai_platform', 'sentinai_anon'] LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name) THEN
 			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
 		END IF;
@@ -51,7 +51,7 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA sentinai TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_worker,
-	sentinai_handler, sentinai_tenant_handler, sentinai_platform;
+	sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
 GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai_admin, sentinai_operator, sentinai_worker,
 	sentinai_handler, sentinai_tenant_handler, sentinai_platform;
 
@@ -59,6 +59,11 @@ GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai
 GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
 
 -- Functions, by role. The admin has all of them.
+-- Policies ask who the caller is, so whoever may read a table may.
+GRANT EXECUTE ON FUNCTION sentinai.caller_role(), sentinai.caller_identity(), sentinai.current_tenant(),
+	sentinai.caller_sees_all(), sentinai.tenant_check(text), sentinai.tenant_visible(text)
+	TO sentinai_viewer, sentinai_payload, sentinai_worker, sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
+
 DO $$
 DECLARE
 	may		record;

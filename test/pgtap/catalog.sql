@@ -88,7 +88,7 @@ $$, 'views of tenants'' data run with the rights of who reads them');
 SELECT is(
 	(SELECT string_agg(rolname, ' ' ORDER BY rolname COLLATE "C") FROM pg_roles
 	  WHERE rolname ~ '^sentinai_' AND NOT (rolcanlogin OR rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb)),
-	'sentinai_admin sentinai_handler sentinai_operator sentinai_payload sentinai_platform sentinai_tenant_handler sentinai_viewer sentinai_worker',
+	'sentinai_admin sentinai_anon sentinai_handler sentinai_operator sentinai_payload sentinai_platform sentinai_tenant_handler sentinai_viewer sentinai_worker',
 	'the roles are there, and none of them is more than a role');
 
 SELECT is_empty($$
@@ -111,7 +111,8 @@ SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g WHERE g.grantee = 'sentinai_worker'::regrole
 $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock', 'outbox_read',
 		  'outbox_rewind', 'outbox_unpublished', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
-		  'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end'],
+		  'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end',
+		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'tenant_check', 'tenant_visible'],
 	'a worker may call what its pumps need and nothing else');
 
 SELECT set_eq($$
@@ -119,7 +120,8 @@ SELECT set_eq($$
 	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
 $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon',
 		  'rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body',
-		  'rate_limit_refund', 'usage_record', 'usage_record_batch'],
+		  'rate_limit_refund', 'usage_record', 'usage_record_batch',
+		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'tenant_check', 'tenant_visible'],
 	'a handler may call emit, fail and what keeps its work from happening twice, ask about limits, and count usage');
 
 SELECT is_empty($$
