@@ -6,7 +6,7 @@
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make check-matrix   the extension on PostgreSQL 16 and 18, from PyPI
-#   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  those of rate limits, beside Redis
+#   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  rate limits beside Redis;  make bench-reports  reports beside COPY
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make torture-points   the same on the build with named points: whatever runs is killed at each of them
 #   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
@@ -33,7 +33,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits bench-reports deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -111,6 +111,10 @@ deps-bench:
 
 bench-limits: deps-bench all pg
 	@perl -I test/perl test/bench/limits.pl
+
+# ROWS=20000 for a short look
+bench-reports: deps all pg
+	@perl -I test/perl test/bench/reports.pl
 
 bench-peers: deps-bench all pg
 	@test/bench/peers/install
