@@ -57,8 +57,9 @@ deps:
 build:
 	@scripts/build_dir >/dev/null
 
-# Relocated servers. The stamp is older than the server after an upgrade of its package: then it is copied again.
-build/%/.copied: /usr/lib/postgresql/$(PG_MAJOR)/bin/postgres | build
+# Relocated servers. The stamp is older than the server after an upgrade of its package, and than the folder after one more
+# extension: then it is copied again.
+build/%/.copied: /usr/lib/postgresql/$(PG_MAJOR)/bin/postgres /usr/share/postgresql/$(PG_MAJOR)/extension | build
 	@echo "== pg: copying the PostgreSQL $(PG_MAJOR) server to $(@D)"
 	@rm -rf $(@D)
 	@mkdir -p $(@D)/usr/lib/postgresql $(@D)/usr/share/postgresql $(@D)/usr/include

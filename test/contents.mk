@@ -75,6 +75,7 @@ TAP = \
 	161_rate_limit_model \
 	180_report \
 	185_report_pdf \
+	186_report_cron \
 	187_verify \
 	200_runbook \
 	210_docs \

@@ -459,6 +459,27 @@ $$;
 COMMENT ON FUNCTION sentinai.report_request(text, text, text, text, jsonb, text) IS
 	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
 
+CREATE FUNCTION sentinai.report_last(unit text) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	ends	timestamp;
+BEGIN
+	IF unit IS NULL OR unit NOT IN ('day', 'week', 'month', 'quarter', 'year') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('period %s is not known', coalesce('"' || left(unit, 100) || '"', 'NULL')),
+			HINT = 'The periods are day, week, month, quarter and year.';
+	END IF;
+	ends := date_trunc(unit, sentinai.usage_clock() AT TIME ZONE 'UTC');
+	RETURN jsonb_build_object('from_date', (ends - CASE unit WHEN 'quarter' THEN interval '3 months' ELSE ('1 ' || unit)::interval END)::date,
+							  'to_date', ends::date - 1);
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_last(text) IS
+	'The last whole day, week (from Monday), month, quarter or year, in UTC, as from_date and to_date of a report''s parameters: for reports that are asked for on a schedule. Errors: SN001.';
+
 -- ---- looking ----
 
 -- A row that says it was recorded before the bound may be of a transaction that is still open. It is, or will be, seen by

@@ -103,7 +103,7 @@ BEGIN
 			-- Reports: a link works for whoever has it, so whoever serves HTTP may follow one.
 			('sentinai_viewer', ARRAY['report_status', 'report_list', 'report_stats', 'report_type_list', 'report_transitions',
 				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
-			('sentinai_operator', ARRAY['report_request', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
+			('sentinai_operator', ARRAY['report_request', 'report_last', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
 				'report_retry', 'report_hold', 'report_release']),
 			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
