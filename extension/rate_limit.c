@@ -569,6 +569,7 @@ sn_rate_limit_install(void)
 /* ---- arguments and errors of the SQL functions ---- */
 
 PG_FUNCTION_INFO_V1(sn_rate_limit_check);
+PG_FUNCTION_INFO_V1(sn_rate_limit_allowed);
 PG_FUNCTION_INFO_V1(sn_rate_limit_peek);
 PG_FUNCTION_INFO_V1(sn_rate_limit_check_all);
 PG_FUNCTION_INFO_V1(sn_rate_limit_check_batch);
@@ -740,10 +741,14 @@ count_result(const Call *call, bool free_pass, bool fits)
 		sn_slot_count(call->counter, free_pass ? SN_LIMIT_BYPASSED : fits ? SN_LIMIT_ALLOWED : SN_LIMIT_REFUSED);
 }
 
-/* Decides on one limit, and charges it unless the call only looks. Raises where the cost can never be granted. */
-static void
+/*
+ * Decides on one limit, and charges it unless the call only looks. state, which may be NULL: how the limit stands then. Raises
+ * where the cost can never be granted.
+ */
+static bool
 decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
 {
+	SnRateLimit unasked;
 	bool free_pass = may_bypass();
 	bool above;
 	bool fits;
@@ -755,12 +760,16 @@ decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
 	fits = free_pass || (!above && call_fits(call, cost));
 	if (!peek && !free_pass && !above)
 		call_charge(call, fits, cost);
-	call_state(call, cost, fits, state);
+	if (state == NULL && above)
+		state = &unasked;
+	if (state != NULL)
+		call_state(call, cost, fits, state);
 	call_end(call);
 	if (above)
 		raise_above_limit(call, cost, state);
 	if (!peek)
 		count_result(call, free_pass, fits);
+	return fits;
 }
 
 /* allowed, limit, current, remaining, retry_after, reset_at */
@@ -777,36 +786,24 @@ state_columns(const SnRateLimit *state, Datum *values)
 	values[5] = TimestampTzGetDatum(state->reset_at);
 }
 
-/* The row type of check and peek, made once a backend. */
+/* rate_limit_answer, the row type of check and of peek, looked up once a backend for each of the two. */
 static TupleDesc
-state_desc(void)
+answer_desc(FunctionCallInfo fcinfo, bool peek)
 {
-	static TupleDesc desc = NULL;
+	static Oid functions[2];
+	static TupleDesc descs[2];
+	TupleDesc found;
 	MemoryContext old;
 
-	if (desc)
-		return desc;
+	if (functions[peek] == fcinfo->flinfo->fn_oid)
+		return descs[peek];
+	if (get_call_result_type(fcinfo, NULL, &found) != TYPEFUNC_COMPOSITE || found->natts != N_COLUMNS)
+		elog(ERROR, "the result is no rate_limit_answer");
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	desc = CreateTemplateTupleDesc(N_COLUMNS);
-	TupleDescInitEntry(desc, 1, "allowed", BOOLOID, -1, 0);
-	TupleDescInitEntry(desc, 2, "limit", INT8OID, -1, 0);
-	TupleDescInitEntry(desc, 3, "current", INT8OID, -1, 0);
-	TupleDescInitEntry(desc, 4, "remaining", INT8OID, -1, 0);
-	TupleDescInitEntry(desc, 5, "retry_after", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 6, "reset_at", TIMESTAMPTZOID, -1, 0);
-	desc = BlessTupleDesc(desc);
+	descs[peek] = CreateTupleDescCopy(found);
 	MemoryContextSwitchTo(old);
-	return desc;
-}
-
-static Datum
-state_row(const SnRateLimit *state)
-{
-	Datum values[N_COLUMNS];
-	bool nulls[N_COLUMNS] = {false};
-
-	state_columns(state, values);
-	return HeapTupleGetDatum(heap_form_tuple(state_desc(), values, nulls));
+	functions[peek] = fcinfo->flinfo->fn_oid;
+	return descs[peek];
 }
 
 static Datum
@@ -814,10 +811,14 @@ check_or_peek(FunctionCallInfo fcinfo, bool peek)
 {
 	Call call;
 	SnRateLimit state;
+	Datum values[N_COLUMNS];
+	bool nulls[N_COLUMNS] = {false};
+	TupleDesc desc = answer_desc(fcinfo, peek);
 
 	call_args(&call, fcinfo);
 	decide(&call, cost_arg(fcinfo, 2), peek, &state);
-	return state_row(&state);
+	state_columns(&state, values);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
 /* rate_limit_check(tenant_id, limit_type, cost) */
@@ -825,6 +826,19 @@ Datum
 sn_rate_limit_check(PG_FUNCTION_ARGS)
 {
 	return check_or_peek(fcinfo, false);
+}
+
+/*
+ * rate_limit_allowed(tenant_id, limit_type, cost) returns boolean: rate_limit_check() for who needs no more than the answer.
+ * It makes no row, and doesn't work out how the limit stands.
+ */
+Datum
+sn_rate_limit_allowed(PG_FUNCTION_ARGS)
+{
+	Call call;
+
+	call_args(&call, fcinfo);
+	PG_RETURN_BOOL(decide(&call, cost_arg(fcinfo, 2), false, NULL));
 }
 
 /* rate_limit_peek(tenant_id, limit_type, cost) */

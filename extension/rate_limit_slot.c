@@ -55,26 +55,34 @@ typedef struct Partition
 /* More types than this in the active databases share the last one's counter. */
 #define COUNTERS 256
 
-/* A limit type of a database. Name: the lock of counters. */
+/* Processes count in one of so many places, so that they don't take a cache line from each other at every call. */
+#define STRIPES 16
+
+/* A limit type of a database: the lock of counters. */
 typedef struct Counter
 {
 	Oid database; /* InvalidOid: free */
 	Oid incarnation;
 	int32 type_id;
-	pg_atomic_uint64 results[SN_LIMIT_RESULTS];
-	char pad[24]; /* a cache line each */
 } Counter;
+
+typedef struct Results
+{
+	pg_atomic_uint64 n[SN_LIMIT_RESULTS];
+	char pad[8];
+} Results;
 
 typedef struct Table
 {
 	pg_atomic_uint32 database_generation[DATABASE_GENERATIONS];
 	pg_atomic_uint32 tenant_generation[TENANT_GENERATIONS];
 	Partition partitions[PARTITIONS];
+	Results results[STRIPES][COUNTERS];
 	Counter counters[COUNTERS];
 } Table;
 
 StaticAssertDecl(sizeof(Partition) == 64, "a partition is a cache line");
-StaticAssertDecl(sizeof(Counter) == 64, "a counter is a cache line");
+StaticAssertDecl(sizeof(Results) * COUNTERS % 64 == 0, "a stripe is whole cache lines");
 StaticAssertDecl(sizeof(SnSlot) == 168, "docs/rate-limits.md tells the size of a slot");
 
 static Table *table;
@@ -130,9 +138,10 @@ table_init(void)
 		pg_atomic_init_u32(&table->database_generation[i], 0);
 	for (int i = 0; i < TENANT_GENERATIONS; i++)
 		pg_atomic_init_u32(&table->tenant_generation[i], 0);
-	for (int i = 0; i < COUNTERS; i++)
-		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
-			pg_atomic_init_u64(&table->counters[i].results[result], 0);
+	for (int stripe = 0; stripe < STRIPES; stripe++)
+		for (int i = 0; i < COUNTERS; i++)
+			for (int result = 0; result < SN_LIMIT_RESULTS; result++)
+				pg_atomic_init_u64(&table->results[stripe][i].n[result], 0);
 }
 
 /* Shared memory comes zeroed: an empty table. */
@@ -311,7 +320,9 @@ mark(int partition, const SnSlot *slot, bool is_dirty)
 	uint64 *word = &dirty[(Size) partition * n_words + i / 64];
 	uint64 bit = UINT64CONST(1) << (i % 64);
 
-	*word = is_dirty ? *word | bit : *word & ~bit;
+	/* Mostly it is so already, and a cache line that isn't written stays with every core. */
+	if (((*word & bit) != 0) != is_dirty)
+		*word ^= bit;
 }
 
 static void
@@ -440,13 +451,25 @@ sn_slot_counter(Oid incarnation, int32 type_id)
 void
 sn_slot_count(int counter, SnLimitResult result)
 {
-	pg_atomic_fetch_add_u64(&table->counters[counter].results[result], 1);
+	pg_atomic_fetch_add_u64(&table->results[MyProcPid % STRIPES][counter].n[result], 1);
 }
 
 int64
 sn_slot_counted(int counter, SnLimitResult result)
 {
-	return pg_atomic_read_u64(&table->counters[counter].results[result]);
+	int64 n = 0;
+
+	for (int stripe = 0; stripe < STRIPES; stripe++)
+		n += pg_atomic_read_u64(&table->results[stripe][counter].n[result]);
+	return n;
+}
+
+static void
+results_forget(int counter)
+{
+	for (int stripe = 0; stripe < STRIPES; stripe++)
+		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
+			pg_atomic_write_u64(&table->results[stripe][counter].n[result], 0);
 }
 
 static void
@@ -462,8 +485,7 @@ counters_forget(Oid database)
 		if (c->database != database)
 			continue;
 		c->database = InvalidOid;
-		for (int result = 0; result < SN_LIMIT_RESULTS; result++)
-			pg_atomic_write_u64(&c->results[result], 0);
+		results_forget(i);
 	}
 	LWLockRelease(lock);
 }

@@ -37,6 +37,9 @@ SELECT * FROM rate_limit_check('rl_a', 'api_requests');
 SELECT * FROM rate_limit_check('rl_a', 'api_requests', 999);
 SELECT * FROM rate_limit_check('rl_a', 'api_requests');
 SELECT * FROM rate_limit_peek('rl_a', 'api_requests');
+\echo -- the answer alone, charged and counted as the others are
+SELECT rate_limit_allowed('rl_a', 'api_requests'), rate_limit_allowed('rl_b', 'api_requests', 2);
+SELECT current, remaining FROM rate_limit_peek('rl_b', 'api_requests');
 SELECT jsonb_pretty(rate_limit_body('rl_a', 'api_requests'));
 SELECT rate_limit_enforce('rl_a', 'api_requests');
 SELECT rate_limit_enforce('rl_b', 'api_requests');
@@ -231,6 +234,8 @@ SELECT rate_limit_check('rl_b', NULL);
 SELECT rate_limit_check('rl_b', 'tool_executions', 101);
 SELECT rate_limit_peek('rl_b', 'tool_executions', 9223372036854775807);
 SELECT rate_limit_enforce('rl_b', 'tool_executions', 101);
+SELECT rate_limit_allowed('rl_b', 'tool_executions', 101);
+SELECT rate_limit_allowed('rl_b', 'tool_executions', NULL);
 SELECT rate_limit_check('rl_b', 'tool_execution');
 SELECT rate_limit_check('rl_b', '');
 SELECT rate_limit_check('', 'tool_executions');

@@ -226,15 +226,36 @@ CREATE TRIGGER enabled AFTER INSERT OR UPDATE OR DELETE ON sentinai.rate_limit_t
 
 -- ---- deciding ----
 
-CREATE FUNCTION sentinai.rate_limit_check(tenant_id text, limit_type text, cost bigint DEFAULT 1,
-		OUT allowed boolean, OUT "limit" bigint, OUT current bigint, OUT remaining bigint, OUT retry_after integer, OUT reset_at timestamptz)
+-- A type with a name, where OUT parameters would do: FROM needn't put one together at every call.
+CREATE TYPE sentinai.rate_limit_answer AS (
+	allowed		boolean,
+	"limit"		bigint,
+	current		bigint,
+	remaining	bigint,
+	retry_after	integer,
+	reset_at	timestamptz
+);
+COMMENT ON TYPE sentinai.rate_limit_answer IS 'What rate_limit_check() and rate_limit_peek() return.';
+COMMENT ON COLUMN sentinai.rate_limit_answer.allowed IS 'The cost was charged; of a peek: it would be.';
+COMMENT ON COLUMN sentinai.rate_limit_answer."limit" IS 'Units that are granted in a window.';
+COMMENT ON COLUMN sentinai.rate_limit_answer.current IS 'Units granted and refused in the window that ends now.';
+COMMENT ON COLUMN sentinai.rate_limit_answer.remaining IS 'Units that would be granted now.';
+COMMENT ON COLUMN sentinai.rate_limit_answer.retry_after IS 'Seconds until this cost fits, 0 if it was granted.';
+COMMENT ON COLUMN sentinai.rate_limit_answer.reset_at IS 'When it fits; if it was granted, the end of the running window.';
+
+CREATE FUNCTION sentinai.rate_limit_check(tenant_id text, limit_type text, cost bigint DEFAULT 1) RETURNS sentinai.rate_limit_answer
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_rate_limit_check';
 COMMENT ON FUNCTION sentinai.rate_limit_check(text, text, bigint) IS
 	'Asks for cost units of a tenant''s limit, and charges them if there are as many. Returns allowed; limit: units in a window; current: units granted and refused in the window that ends now; remaining: units that would be granted now; retry_after: seconds until this cost fits, 0 if it was granted; reset_at: that time, or if it was granted the end of the running window. Counts stay when the transaction is rolled back. Errors: SN001 (NULL, cost below 1), SN004 (unknown tenant), SN041 (unknown limit type), SN042 (cost above the limit).';
 
-CREATE FUNCTION sentinai.rate_limit_peek(tenant_id text, limit_type text, cost bigint DEFAULT 1,
-		OUT allowed boolean, OUT "limit" bigint, OUT current bigint, OUT remaining bigint, OUT retry_after integer, OUT reset_at timestamptz)
+CREATE FUNCTION sentinai.rate_limit_allowed(tenant_id text, limit_type text, cost bigint DEFAULT 1) RETURNS boolean
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_rate_limit_allowed';
+COMMENT ON FUNCTION sentinai.rate_limit_allowed(text, text, bigint) IS
+	'rate_limit_check() that answers allowed alone, the fastest way to ask. Errors: as there.';
+
+CREATE FUNCTION sentinai.rate_limit_peek(tenant_id text, limit_type text, cost bigint DEFAULT 1) RETURNS sentinai.rate_limit_answer
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_rate_limit_peek';
 COMMENT ON FUNCTION sentinai.rate_limit_peek(text, text, bigint) IS

@@ -119,8 +119,8 @@ SELECT set_eq($$
 	SELECT DISTINCT proname::text FROM routine r, aclexplode(r.proacl) g
 	 WHERE g.grantee IN ('sentinai_handler'::regrole, 'sentinai_tenant_handler'::regrole)
 $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon',
-		  'rate_limit_check', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body',
-		  'rate_limit_refund', 'usage_record', 'usage_record_batch',
+		  'rate_limit_check', 'rate_limit_allowed', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch',
+		  'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund', 'usage_record', 'usage_record_batch',
 		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'tenant_check', 'tenant_visible'],
 	'a handler may call emit, fail and what keeps its work from happening twice, ask about limits, and count usage');
 

@@ -65,7 +65,8 @@ sub random_call
 	my $way = rand;
 
 	$call{what} =
-		$way < 0.55 ? 'check'
+		$way < 0.45 ? 'check'
+	  : $way < 0.55 ? 'allowed'
 	  : $way < 0.7 ? 'peek'
 	  : $way < 0.78 ? 'check_all'
 	  : $way < 0.85 ? 'refund'
@@ -111,6 +112,7 @@ sub settings_of { my ($config) = @_; return "$config->{limit}, $config->{seconds
 
 my %sql = (
 	check => sub { my ($c, $tenant, $type) = @_; "SELECT $columns FROM rate_limit_check('$tenant', '$type', $c->{cost});" },
+	allowed => sub { my ($c, $tenant, $type) = @_; "SELECT rate_limit_allowed('$tenant', '$type', $c->{cost});" },
 	peek => sub { my ($c, $tenant, $type) = @_; "SELECT $columns FROM rate_limit_peek('$tenant', '$type', $c->{cost});" },
 	refund => sub { my ($c, $tenant, $type) = @_; "SELECT 'done' FROM rate_limit_refund('$tenant', '$type', $c->{cost});" },
 	reset => sub { my ($c, $tenant, $type) = @_; "SELECT 'done' FROM rate_limit_reset('$tenant', '$type', 'model');" },
@@ -169,6 +171,7 @@ sub decide
 
 my %model = (
 	check => sub { my ($m, $c, $tenant, $type) = @_; decide($m, 'check', $tenant, $type, $c->{cost}, $c->{now}) },
+	allowed => sub { my ($m, $c, $tenant, $type) = @_; decide($m, 'check', $tenant, $type, $c->{cost}, $c->{now}) =~ s/\|.*//r },
 	peek => sub { my ($m, $c, $tenant, $type) = @_; decide($m, 'peek', $tenant, $type, $c->{cost}, $c->{now}) },
 	refund => sub {
 		my ($m, $c, $tenant, $type) = @_;
