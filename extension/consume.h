@@ -194,6 +194,7 @@ typedef struct SnBatch
 	SnKey **keys;				/* sorted */
 	List *emits;				/* SnEmit, those of rolled back slices removed */
 	int n_slices;				/* committed subtransactions so far */
+	int n_parted;				/* slices that were cut at one tenant's events */
 	TimestampTz handling_since; /* of the handle step */
 	int split_size;				/* of a batch that was given up: send as many at most */
 	int n_due;

@@ -8,8 +8,11 @@
  * What stands behind a failed event of the same key is parked. What handlers may call (emit, fail) lives in emit.c; what
  * becomes of failures is settle.c's.
  *
+ * A handler with scope = tenant is called once for each tenant of a wave (tenant_scope.c holds it to that tenant). Deferred
+ * triggers fire under the role and tenant that have deferred them, whenever the next call has others, and at the slice's end.
+ *
  * Handlers run as their row's role, with the session's own settings, under a timer. What they leave in the session (settings,
- * advisory locks, LISTENs, temporary tables) is undone after the batch. They can't run as a security-restricted operation,
+ * advisory locks, LISTENs, temporary objects) is undone after the batch, temporary objects of one tenant before the next. They can't run as a security-restricted operation,
  * which would do some of that, since that forbids deferred constraints.
  */
 #include "postgres.h"
@@ -34,6 +37,7 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "suspect.h"
+#include "tenant_scope.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -93,11 +97,21 @@ static char *deferred_constraints = NULL;
 static uint64 deferred_constraints_as_of = 0;
 static uint64 constraint_changes = 1;
 
-static SnStatement read_temporary_tables = {
-	.sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c"
-		   " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-		   " WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p')"
-		   " AND c.relowner = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1)",
+/* What a role has made in the session's temporary schema, as commands that drop it. */
+static SnStatement read_temporary_objects = {
+	.sql =
+		"SELECT pg_catalog.format('DROP %s IF EXISTS %s CASCADE', o.kind, o.name) FROM ("
+		"SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE'"
+		" ELSE 'TABLE' END AS kind, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner"
+		" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+		" WHERE c.relnamespace = pg_catalog.pg_my_temp_schema() AND c.relkind IN ('r', 'p', 'v', 'S', 'f', 'c')"
+		" UNION ALL SELECT 'ROUTINE', p.oid::pg_catalog.regprocedure::text, p.proowner FROM pg_catalog.pg_proc p"
+		" WHERE p.pronamespace = pg_catalog.pg_my_temp_schema()"
+		" UNION ALL SELECT 'TYPE', pg_catalog.format('%I.%I', n.nspname, t.typname), t.typowner"
+		" FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+		" WHERE t.typnamespace = pg_catalog.pg_my_temp_schema() AND t.typtype IN ('d', 'e', 'r')) o"
+		" WHERE o.owner = (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1)"
+		" ORDER BY o.kind DESC", /* views before what they look at */
 	.n_args = 1,
 	.args = {TEXTOID}};
 
@@ -110,7 +124,20 @@ typedef struct Slice
 	int n;
 	int calling;   /* index of the event that a plain handler is at, -1: not known */
 	int n_emitted; /* by the last run, also one that was rolled back */
+
+	/* Whose code runs, or ran last; after an error: whose it was. */
+	SnHandler *handler; /* NULL: nobody's yet */
+	const char *tenant; /* NULL: the handler's scope is all tenants */
 } Slice;
+
+/* Who the session was before it became a handler. */
+typedef struct Self
+{
+	Oid user;
+	int security;
+	int nest_level;
+	MemoryContext context;
+} Self;
 
 static void
 on_handler_timeout(void)
@@ -227,29 +254,62 @@ handler_role(const SnHandler *handler)
 							   handler->function_name, handler->role_name),
 						errdetail("%s", OidIsValid(role) ? "The role is a superuser." : "There is no such role."),
 						errhint("handler_add(..., role_name => '...') names another role.")));
+	if (handler->tenant_scope)
+		sn_tenant_scope_check_role(role);
 	return role;
 }
 
+/* The tenant that the handler's call for an event is held to, NULL: none. */
+static const char *
+scope_of(const SnHandler *handler, const SnWork *work)
+{
+	return handler->tenant_scope ? work->event.tenant_id : NULL;
+}
+
 /*
- * Calls a handler for n events (1 unless it is set-based), as its role and with the session's own settings. An error is
- * left to the slice's catch, whose rollback also restores role and settings.
+ * From here on the session acts as the handler's role, with the session's own settings, held to the tenant (if any), under
+ * the timer. An error is left to the slice's catch, whose rollback restores all of it but what that catch names.
  */
 static void
-call_handler(SnHandler *handler, SnWork **works, int n)
+become_handler(const SnHandler *handler, const char *tenant, Self *self)
 {
-	Oid user;
-	int security;
-	int nest_level = NewGUCNestLevel();
-	MemoryContext caller = CurrentMemoryContext;
-	Datum argument = handler_argument(handler, works, n);
-	int rc;
+	Oid role = handler_role(handler);
 
+	self->context = CurrentMemoryContext;
+	self->nest_level = NewGUCNestLevel();
 	for (int i = 0; i < lengthof(handler_settings); i++)
 		set_config_option(handler_settings[i], GetConfigOptionResetString(handler_settings[i]), PGC_USERSET,
 						  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
+	GetUserIdAndSecContext(&self->user, &self->security);
+	SetUserIdAndSecContext(role, self->security | SECURITY_LOCAL_USERID_CHANGE);
+	if (tenant != NULL)
+		sn_tenant_scope_enter(tenant);
 	start_timer(handler);
+}
+
+static void
+become_self(const char *tenant, const Self *self)
+{
+	handler_phase = HANDLER_NONE;
+	check_timer();
+	if (tenant != NULL)
+		sn_tenant_scope_leave();
+	MemoryContextSwitchTo(self->context);
+	SetUserIdAndSecContext(self->user, self->security);
+	AtEOXact_GUC(false, self->nest_level);
+}
+
+/*
+ * Calls a handler for n events (1 unless it is set-based; all of the tenant, if one is given).
+ */
+static void
+call_handler(SnHandler *handler, const char *tenant, SnWork **works, int n)
+{
+	Datum argument = handler_argument(handler, works, n);
+	Self self;
+	int rc;
+
+	become_handler(handler, tenant, &self);
 	handler_phase = HANDLER_CALLED;
 	prepare_handler(handler);
 	sn_emit_give(works, n, true);
@@ -259,29 +319,20 @@ call_handler(SnHandler *handler, SnWork **works, int n)
 		elog(ERROR, "could not call the handler: %s", SPI_result_code_string(rc));
 	SPI_freetuptable(SPI_tuptable);
 	sn_emit_give(works, n, false);
-	handler_phase = HANDLER_NONE;
-	check_timer();
-	MemoryContextSwitchTo(caller);
-	SetUserIdAndSecContext(user, security);
-	AtEOXact_GUC(false, nest_level);
+	become_self(tenant, &self);
 }
 
-/* Deferred constraints and triggers fire as the handler's role would have them fire at COMMIT. */
+/* Deferred constraints and triggers fire as the handler's role, and for its tenant, would have them fire at COMMIT. */
 static void
-fire_deferred(SnHandler *handler)
+fire_deferred(const SnHandler *handler, const char *tenant)
 {
-	Oid user;
-	int security;
+	Self self;
 
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(handler_role(handler), security | SECURITY_LOCAL_USERID_CHANGE);
-	start_timer(handler);
+	become_handler(handler, tenant, &self);
 	handler_phase = HANDLER_FIRING;
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not fire deferred constraints");
-	handler_phase = HANDLER_NONE;
-	check_timer();
-	SetUserIdAndSecContext(user, security);
+	become_self(tenant, &self);
 }
 
 static void
@@ -391,10 +442,58 @@ check_budget(Slice *slice, const SnHandler *handler, int called)
 	sn_split(batch, done / 2);
 }
 
-/* One handler's events of one wave. */
-static void
-call_group(Slice *slice, SnHandler *handler, int *members, int n)
+static void drop_temporary_objects(const char *role_name);
+static void restore_constraints(void);
+
+static bool
+same_text(const char *a, const char *b)
 {
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* Whether a call of the handler for that tenant goes on with the role and tenant of the last call. */
+static bool
+same_scope(const Slice *slice, const SnHandler *handler, const char *tenant)
+{
+	return slice->handler != NULL && strcmp(slice->handler->role_name, handler->role_name) == 0 &&
+		   same_text(slice->tenant, tenant);
+}
+
+/*
+ * Ends what the last calls did under one role, and one tenant, if any: afterwards nothing of it is left for others to run, or
+ * to read. more: other calls follow in this slice.
+ */
+static void
+end_scope(Slice *slice, bool more)
+{
+	if (slice->handler == NULL)
+		return;
+	slice->calling = -1;
+	fire_deferred(slice->handler, slice->tenant);
+	if (!more)
+		return;
+	restore_constraints();
+	if (slice->batch->worker_type->has_tenant_scope)
+	{
+		sn_tenant_scope_close_cursors();
+		drop_temporary_objects(slice->handler->role_name);
+	}
+}
+
+static void
+begin_scope(Slice *slice, SnHandler *handler, const char *tenant)
+{
+	if (!same_scope(slice, handler, tenant))
+		end_scope(slice, true);
+	slice->handler = handler;
+	slice->tenant = tenant;
+}
+
+/* One handler's events of one wave (and one tenant, where that is its scope). */
+static void
+call_group(Slice *slice, int *members, int n)
+{
+	SnHandler *handler = slice->handler;
 	SnWork **works = palloc(n * sizeof(SnWork *));
 	instr_time start;
 
@@ -405,7 +504,7 @@ call_group(Slice *slice, SnHandler *handler, int *members, int n)
 		check_budget(slice, handler, 0);
 		INSTR_TIME_SET_CURRENT(start);
 		slice->calling = n == 1 ? members[0] : -1;
-		call_handler(handler, works, n);
+		call_handler(handler, slice->tenant, works, n);
 		share_time(works, n, start);
 		return;
 	}
@@ -414,57 +513,70 @@ call_group(Slice *slice, SnHandler *handler, int *members, int n)
 		check_budget(slice, handler, i);
 		INSTR_TIME_SET_CURRENT(start);
 		slice->calling = members[i];
-		call_handler(handler, &works[i], 1);
+		call_handler(handler, slice->tenant, &works[i], 1);
 		share_time(&works[i], 1, start);
 	}
 }
 
-/* Runs the handlers of one wave, in the order of their first events; returns the last one. */
-static SnHandler *
-run_wave(Slice *slice, int wave, SnHandler *last)
+/* Where the wave goes on: with the first event under the present role and tenant, else with the first; n: it is done. */
+static int
+next_group(Slice *slice, int wave, const bool *done)
+{
+	int first = slice->n;
+
+	for (int i = 0; i < slice->n; i++)
+	{
+		SnWork *work = slice->works[i];
+
+		if (done[i] || !to_handle(work) || work->wave != wave)
+			continue;
+		if (slice->tenant == NULL || same_scope(slice, work->handler, scope_of(work->handler, work)))
+			return i;
+		first = Min(first, i);
+	}
+	return first;
+}
+
+/* Runs the handlers of one wave, in the order of their first events, tenant by tenant where that is their scope. */
+static void
+run_wave(Slice *slice, int wave)
 {
 	bool *done = palloc0(slice->n * sizeof(bool));
 	int *members = palloc(slice->n * sizeof(int));
+	int first;
 
-	for (int first = 0; first < slice->n; first++)
+	while ((first = next_group(slice, wave, done)) < slice->n)
 	{
 		SnHandler *handler = slice->works[first]->handler;
+		const char *tenant = scope_of(handler, slice->works[first]);
 		int n = 0;
 
-		if (done[first] || !to_handle(slice->works[first]) || slice->works[first]->wave != wave)
-			continue;
 		for (int i = first; i < slice->n; i++)
 		{
 			SnWork *work = slice->works[i];
 
-			if (to_handle(work) && work->wave == wave && work->handler == handler)
+			if (to_handle(work) && work->wave == wave && work->handler == handler &&
+				same_text(scope_of(handler, work), tenant))
 			{
 				done[i] = true;
 				members[n++] = i;
 			}
 		}
-		if (last != NULL && strcmp(last->role_name, handler->role_name) != 0)
-		{
-			slice->calling = -1;
-			fire_deferred(last);
-		}
-		call_group(slice, handler, members, n);
-		last = handler;
+		begin_scope(slice, handler, tenant);
+		call_group(slice, members, n);
 	}
-	return last;
 }
 
 static void
 run_waves(Slice *slice)
 {
 	int waves = assign_waves(slice);
-	SnHandler *last = NULL;
 
+	slice->handler = NULL;
+	slice->tenant = NULL;
 	for (int wave = 0; wave < waves; wave++)
-		last = run_wave(slice, wave, last);
-	slice->calling = -1;
-	if (last != NULL)
-		fire_deferred(last);
+		run_wave(slice, wave);
+	end_scope(slice, false);
 }
 
 /* What an error says of the event that met it. Cancellations and class stop are not the event's: they go on up. */
@@ -576,6 +688,7 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 
 		stop_timer();
 		handler_phase = HANDLER_NONE;
+		sn_tenant_scope_abort();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -674,13 +787,39 @@ fail_named(Slice *slice)
 
 static void run_slice(SnBatch *batch, SnWork **works, int n);
 
+/* Moves the events of the tenant whose code has failed behind the others, whose order stays; how many others there are. */
+static int
+part_tenant(Slice *slice)
+{
+	SnWork **theirs = palloc(slice->n * sizeof(SnWork *));
+	int n_others = 0;
+	int n_theirs = 0;
+
+	for (int i = 0; i < slice->n; i++)
+		if (strcmp(slice->works[i]->event.tenant_id, slice->tenant) == 0)
+			theirs[n_theirs++] = slice->works[i];
+		else
+			slice->works[n_others++] = slice->works[i];
+	memcpy(slice->works + n_others, theirs, n_theirs * sizeof(SnWork *));
+	pfree(theirs);
+	return n_others;
+}
+
+/*
+ * Cuts a slice in two that are run one after the other: where one tenant's call has failed, into the other tenants' events and
+ * its own (a few times: with many tenants that fail halves are found sooner), else in halves.
+ */
 static void
 cut_slice(Slice *slice)
 {
-	int half = slice->n / 2;
+	int first = 0;
 
-	run_slice(slice->batch, slice->works, half);
-	run_slice(slice->batch, slice->works + half, slice->n - half);
+	if (slice->tenant != NULL && slice->batch->n_parted++ < MAX_RERUNS)
+		first = part_tenant(slice);
+	if (first == 0)
+		first = slice->n / 2;
+	run_slice(slice->batch, slice->works, first);
+	run_slice(slice->batch, slice->works + first, slice->n - first);
 }
 
 /*
@@ -690,7 +829,7 @@ cut_slice(Slice *slice)
 static void
 run_slice(SnBatch *batch, SnWork **works, int n)
 {
-	Slice slice = {batch, works, n, -1, 0};
+	Slice slice = {.batch = batch, .works = works, .n = n, .calling = -1};
 	int reruns = 0;
 
 	for (;;)
@@ -729,22 +868,20 @@ run_slice(SnBatch *batch, SnWork **works, int n)
 	}
 }
 
-/* Temporary tables of the handlers' roles; those of a person who calls consume() by hand stay. */
+/* What a handler's role has made in the session's temporary schema; a person's who calls consume() by hand stays. */
 static void
-drop_temporary_tables(SnBatch *batch)
+drop_temporary_objects(const char *role_name)
 {
+	Datum role = CStringGetTextDatum(role_name);
+	SPITupleTable *rows;
+	uint64 n;
+
 	if (!OidIsValid(DatumGetObjectId(OidFunctionCall0(F_PG_MY_TEMP_SCHEMA))))
 		return;
-	for (SnHandler *handler = batch->worker_type->handlers; handler != NULL; handler = handler->next)
-	{
-		Datum role = CStringGetTextDatum(handler->role_name);
-		uint64 n = sn_execute(&read_temporary_tables, &role, NULL);
-		SPITupleTable *rows = SPI_tuptable;
-
-		for (int row = 0; row < n; row++)
-			SPI_execute(psprintf("DROP TABLE IF EXISTS %s CASCADE", SPI_getvalue(rows->vals[row], rows->tupdesc, 1)),
-						false, 0);
-	}
+	n = sn_execute(&read_temporary_objects, &role, NULL);
+	rows = SPI_tuptable;
+	for (int row = 0; row < n; row++)
+		SPI_execute(SPI_getvalue(rows->vals[row], rows->tupdesc, 1), false, 0);
 }
 
 /*
@@ -754,7 +891,10 @@ drop_temporary_tables(SnBatch *batch)
 static void
 clean_session(SnBatch *batch)
 {
-	drop_temporary_tables(batch);
+	for (SnHandler *handler = batch->worker_type->handlers; handler != NULL; handler = handler->next)
+		drop_temporary_objects(handler->role_name);
+	if (batch->worker_type->has_tenant_scope)
+		sn_tenant_scope_close_cursors();
 	if (batch->in_block)
 		return;
 	LockReleaseSession(USER_LOCKMETHOD);
@@ -778,6 +918,8 @@ sn_handle(SnBatch *batch)
 	if (n == 0)
 		return;
 	batch->handling_since = GetCurrentTimestamp();
+	if (batch->worker_type->has_tenant_scope)
+		sn_tenant_scope_begin();
 	run_slice(batch, works, n);
 	SN_POINT("session.dirty");
 	clean_session(batch);
@@ -836,9 +978,11 @@ sn_handle_rehearse(SnRehearsal *rehearsal)
 	rehearsal->ok = prepare_rehearsal(batch, work, rehearsal);
 	if (rehearsal->ok)
 	{
-		Slice slice = {batch, batch->work, 1, -1, 0};
+		Slice slice = {.batch = batch, .works = batch->work, .n = 1, .calling = -1};
 
 		sn_claim_index(batch);
+		if (batch->worker_type->has_tenant_scope)
+			sn_tenant_scope_begin();
 		sn_rehearsing = true;
 		PG_TRY();
 		{

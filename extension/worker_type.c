@@ -50,7 +50,7 @@ static SnStatement read_event_types = {
 	.sql =
 		"SELECT e.event_type, h.function_schema, h.function_name, h.set_based, h.role_name, h.timeout_ms,"
 		" EXISTS (SELECT FROM sentinai.handler o JOIN sentinai.worker_type w ON w.name = o.worker_type"
-		" WHERE o.event_type = e.event_type AND o.worker_type <> $1 AND w.topic = $2)"
+		" WHERE o.event_type = e.event_type AND o.worker_type <> $1 AND w.topic = $2), h.scope = 'tenant'"
 		" FROM sentinai.event_type e LEFT JOIN sentinai.handler h ON h.event_type = e.event_type AND h.worker_type = $1"
 		" ORDER BY e.event_type",
 	.n_args = 2,
@@ -132,6 +132,8 @@ add_handler(SnWorkerType *worker_type, SnEventTypeEntry *entry, int row)
 	handler->set_based = sn_result_bool(row, 4);
 	handler->role_name = sn_result_text(row, 5);
 	handler->timeout_ms = sn_result_int32(row, 6);
+	handler->tenant_scope = sn_result_bool(row, 8);
+	worker_type->has_tenant_scope |= handler->tenant_scope;
 	handler->next = worker_type->handlers;
 	worker_type->handlers = handler;
 	entry->handler = handler;
@@ -161,7 +163,8 @@ load_event_types(SnWorkerType *worker_type)
 		for (int column = 1; column <= 5; column++)
 			if (column != 4)
 				hash = hash_text(hash, sn_result_text(row, column));
-		hash = hash_combine64(hash, sn_result_bool(row, 4) + 2 * sn_result_int32(row, 6));
+		hash = hash_combine64(hash, sn_result_bool(row, 4) + 2 * sn_result_bool(row, 8) +
+										4 * (int64) sn_result_int32(row, 6));
 	}
 	/* 0 means "not checked" on the wire. */
 	worker_type->version = hash == 0 ? 1 : (int64) hash;

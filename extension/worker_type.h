@@ -17,7 +17,8 @@ typedef struct SnHandler
 	bool set_based;
 	char *role_name;
 	int timeout_ms;
-	SPIPlanPtr plan; /* made at the first call */
+	bool tenant_scope; /* called for one tenant at a time, held to it */
+	SPIPlanPtr plan;   /* made at the first call */
 	struct SnHandler *next;
 } SnHandler;
 
@@ -30,6 +31,7 @@ typedef struct SnWorkerType
 	int64 version;	   /* of the handler list, see worker_config() */
 	HTAB *event_types; /* SnEventTypeEntry: every known event type */
 	SnHandler *handlers;
+	bool has_tenant_scope; /* one of the handlers has */
 } SnWorkerType;
 
 typedef struct SnEventTypeEntry

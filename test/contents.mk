@@ -20,6 +20,7 @@ REGRESS = \
 	consume \
 	consume_hostile \
 	handle \
+	tenant_scope \
 	key_order \
 	circuit \
 	backpressure \

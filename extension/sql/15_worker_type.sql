@@ -61,6 +61,7 @@ CREATE TABLE sentinai.handler (
 	function_name	text NOT NULL,
 	set_based		boolean NOT NULL,
 	role_name		text NOT NULL DEFAULT 'sentinai_handler',
+	scope			text NOT NULL DEFAULT 'all' CHECK (scope IN ('all', 'tenant')),
 	timeout_ms		integer CHECK (timeout_ms BETWEEN 1 AND 3600000),
 	builtin			boolean NOT NULL DEFAULT false,
 	created_at		timestamptz NOT NULL DEFAULT now(),
@@ -74,6 +75,7 @@ COMMENT ON COLUMN sentinai.handler.function_schema IS 'The function''s schema, b
 COMMENT ON COLUMN sentinai.handler.function_name IS 'The function: f(sentinai.event) or f(sentinai.event[]), returning void.';
 COMMENT ON COLUMN sentinai.handler.set_based IS 'It takes the array: one call a batch.';
 COMMENT ON COLUMN sentinai.handler.role_name IS 'The role that it runs as.';
+COMMENT ON COLUMN sentinai.handler.scope IS 'tenant: one call has the events of one tenant, and runs under row security as that tenant. all: a call has what there is.';
 COMMENT ON COLUMN sentinai.handler.timeout_ms IS 'How long one call may take, in milliseconds; NULL: sentinai.handler_timeout.';
 COMMENT ON COLUMN sentinai.handler.builtin IS 'Installed with the extension.';
 COMMENT ON COLUMN sentinai.handler.created_at IS 'When it was registered.';
@@ -352,7 +354,7 @@ COMMENT ON FUNCTION sentinai.handler_function(text) IS
 	'Finds a handler by schema and name: f(sentinai.event[]) where there is one, else f(sentinai.event). Raises SN009 (invalid_handler).';
 
 CREATE FUNCTION sentinai.handler_add(worker_type text, event_type text, function text,
-									 role_name text DEFAULT 'sentinai_handler', timeout_ms integer DEFAULT NULL)
+									 role_name text DEFAULT NULL, timeout_ms integer DEFAULT NULL, scope text DEFAULT 'all')
 	RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -361,9 +363,16 @@ AS $$
 DECLARE
 	type	sentinai.worker_type_effective := sentinai.worker_type_get(handler_add.worker_type);
 	found	record;
+	-- What runs it: the role of the scope, unless another is named.
+	role	text := coalesce(handler_add.role_name, CASE handler_add.scope WHEN 'tenant' THEN 'sentinai_tenant_handler' ELSE 'sentinai_handler' END);
 BEGIN
 	SELECT * INTO found FROM sentinai.handler_function(handler_add.function);
-	IF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = handler_add.event_type) THEN
+	IF handler_add.scope IS NULL OR handler_add.scope NOT IN ('all', 'tenant') THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = format('%s is not a scope of a handler', quote_nullable(handler_add.scope)),
+			HINT = 'The scopes are all and tenant.';
+	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = handler_add.event_type) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
 			MESSAGE = 'event type is not known',
@@ -390,29 +399,32 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = format('a handler can''t have %s milliseconds', handler_add.timeout_ms),
 			HINT = 'timeout_ms is 1 to 3600000, or NULL for sentinai.handler_timeout.';
-	ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = handler_add.role_name AND NOT r.rolsuper) THEN
+	ELSIF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role AND NOT r.rolsuper) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
-			MESSAGE = format('role "%s" can''t run a handler', handler_add.role_name),
+			MESSAGE = format('role "%s" can''t run a handler', role),
 			DETAIL = 'It does not exist, or it is a superuser.';
-	ELSIF NOT has_schema_privilege(handler_add.role_name, found.function_schema, 'USAGE')
-	   OR NOT has_function_privilege(handler_add.role_name, found.oid, 'EXECUTE') THEN
+	ELSIF NOT has_schema_privilege(role, found.function_schema, 'USAGE')
+	   OR NOT has_function_privilege(role, found.oid, 'EXECUTE') THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
-			MESSAGE = format('role "%s" may not call %s', handler_add.role_name, handler_add.function),
+			MESSAGE = format('role "%s" may not call %s', role, handler_add.function),
 			HINT = format('GRANT USAGE ON SCHEMA %1$I TO %2$I; GRANT EXECUTE ON FUNCTION %1$I.%3$I(sentinai.event%4$s) TO %2$I;',
-						  found.function_schema, handler_add.role_name, found.function_name, CASE WHEN found.set_based THEN '[]' END);
+						  found.function_schema, role, found.function_name, CASE WHEN found.set_based THEN '[]' END);
 	END IF;
-	INSERT INTO sentinai.handler AS h (worker_type, event_type, function_schema, function_name, set_based, role_name, timeout_ms)
+	IF handler_add.scope = 'tenant' THEN
+		PERFORM sentinai.tenant_scope_check_role(role);
+	END IF;
+	INSERT INTO sentinai.handler AS h (worker_type, event_type, function_schema, function_name, set_based, role_name, scope, timeout_ms)
 		VALUES (type.name, handler_add.event_type, found.function_schema, found.function_name, found.set_based,
-				handler_add.role_name, handler_add.timeout_ms)
+				role, handler_add.scope, handler_add.timeout_ms)
 		ON CONFLICT (worker_type, event_type) DO UPDATE
 			SET function_schema = excluded.function_schema, function_name = excluded.function_name,
-				set_based = excluded.set_based, role_name = excluded.role_name, timeout_ms = excluded.timeout_ms;
+				set_based = excluded.set_based, role_name = excluded.role_name, scope = excluded.scope, timeout_ms = excluded.timeout_ms;
 END
 $$;
-COMMENT ON FUNCTION sentinai.handler_add(text, text, text, text, integer) IS
-	'Registers the function (''schema.name'') that handles an event type for a worker type, or replaces it. The function takes sentinai.event, or sentinai.event[] for a batch at once, and returns void; it runs as role_name under a timer of timeout_ms milliseconds (NULL: sentinai.handler_timeout). Running batches finish with the old list. Raises SN001 (timeout_ms), SN002, SN005, SN009 (invalid_handler), SN012 (built in).';
+COMMENT ON FUNCTION sentinai.handler_add(text, text, text, text, integer, text) IS
+	'Registers the function (''schema.name'') that handles an event type for a worker type, or replaces it. The function takes sentinai.event, or sentinai.event[] for a batch at once, and returns void; it runs as role_name (NULL: sentinai_handler, or sentinai_tenant_handler) under a timer of timeout_ms milliseconds (NULL: sentinai.handler_timeout). scope tenant: one call has one tenant''s events, and row security shows it that tenant''s rows only. Running batches finish with the old list. Raises SN001 (timeout_ms, scope), SN002, SN005, SN009 (invalid_handler), SN012 (built in).';
 
 CREATE FUNCTION sentinai.handler_remove(worker_type text, event_type text) RETURNS void
 	LANGUAGE plpgsql VOLATILE

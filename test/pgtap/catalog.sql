@@ -187,7 +187,7 @@ $$, 'every table that is no partition belongs to the extension');
 SELECT is_empty($$
 	SELECT signature FROM routine
 	 WHERE provolatile <> 'v' AND lanname IN ('sql', 'plpgsql')
-	   AND prosrc ~* '\m(insert into|update sentinai|delete from|truncate|nextval|clock_timestamp|gen_random_uuid|random|for update|for share|for no key update)\M'
+	   AND prosrc ~* '\m(insert into|update sentinai|delete from|nextval|clock_timestamp|gen_random_uuid|random|for update|for share|for no key update)\M|\mtruncate (sentinai|%)'
 $$, 'what writes, locks or changes within a statement is VOLATILE');
 
 SELECT is_empty($$
