@@ -81,6 +81,7 @@ TAP = \
 	200_runbook \
 	210_docs \
 	220_capacity \
+	400_http_paths \
 	300_torture \
 	310_points
 
@@ -93,6 +94,7 @@ GENERAL = \
 	docs \
 	dump \
 	fence \
+	http_paths \
 	json \
 	kill \
 	points \

@@ -1,0 +1,325 @@
+-- 92_api: sentinai over HTTP, by PostgREST over the schema sentinai_api and docker/nginx.conf in front of it. Here is what
+-- all of it shares: errors, headers, arguments, Idempotency-Key, and what runs before each request. The functions of the
+-- subjects are in 93_api_*.sql and behind, what each role may call in 97_api_role.sql.
+--
+-- A function of sentinai_api reads its arguments, calls sentinai.*, and shapes the answer. GET functions are STABLE: their
+-- transaction is read only. A POST function takes the whole body as its one unnamed argument, since a body may lack any field
+-- and have others; what stands in the path and behind the "?" comes in the header X-Sentinai-Args, percent-encoded as it
+-- was, and counts more than the body.
+
+CREATE SCHEMA sentinai_api;
+COMMENT ON SCHEMA sentinai_api IS
+	E'sentinai\nDead letters, limits, usage, reports, exceptions and health of an event platform. The runbook''s paths are in front of these functions.';
+
+-- ---- errors ----
+
+CREATE FUNCTION sentinai.api_status_list() RETURNS TABLE (sqlstate text, status integer, meaning text)
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	VALUES ('SN001', 422, 'an argument is not valid'),
+		   ('SN002', 422, 'there is no such worker type'),
+		   ('SN004', 404, 'there is no such tenant'),
+		   ('SN005', 422, 'there is no such event type'),
+		   ('SN006', 422, 'the event is not valid'),
+		   ('SN010', 409, 'its status does not allow that'),
+		   ('SN011', 404, 'there is none, or not for you'),
+		   ('SN012', 409, 'it exists already'),
+		   ('SN014', 409, 'the database is not active'),
+		   ('SN019', 409, 'it is in use'),
+		   ('SN040', 429, 'the limit is reached'),
+		   ('SN041', 422, 'there is no such limit type'),
+		   ('SN042', 422, 'no window is large enough for that'),
+		   ('SN050', 409, 'the period is closed'),
+		   ('SN051', 409, 'the snapshot is too old: ask again'),
+		   ('SN060', 409, 'a request with this Idempotency-Key is in flight'),
+		   ('SN061', 422, 'this Idempotency-Key was used for another request'),
+		   ('SN070', 422, 'there is no such report type'),
+		   ('SN071', 409, 'the report is not completed'),
+		   ('SN072', 410, 'the report has expired'),
+		   ('SN073', 403, 'the link is not valid, or no longer'),
+		   ('SN075', 422, 'the report is too large'),
+		   ('SN079', 400, 'the body is no object'),
+		   ('54000', 422, 'it is too large'),
+		   ('57014', 504, 'it took longer than the role''s statement_timeout'),
+		   ('40P01', 409, 'a deadlock: ask again'),
+		   ('55P03', 409, 'it is locked: ask again'),
+		   ('22', 422, 'a value can''t be what it should be'),
+		   ('23', 409, 'it contradicts what is stored')
+$$;
+COMMENT ON FUNCTION sentinai.api_status_list() IS
+	'The status of an HTTP answer for each SQLSTATE, or class of them, that a function of sentinai_api raises. For others PostgREST decides: 401 or 403 for 42501, 405 for 25006, 500 for what should not happen.';
+
+CREATE FUNCTION sentinai.api_raise(sqlstate text, message text, detail text DEFAULT NULL, hint text DEFAULT NULL, headers jsonb DEFAULT '{}')
+	RETURNS void
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	answer	integer := (SELECT s.status FROM sentinai.api_status_list() s WHERE s.sqlstate IN ($1, left($1, 2)) ORDER BY length(s.sqlstate) DESC LIMIT 1);
+BEGIN
+	IF answer IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = $1, MESSAGE = $2, DETAIL = coalesce($3, ''), HINT = coalesce($4, '');
+	END IF;
+	-- An error loses the headers that were set for the answer: they come with it.
+	headers := headers || coalesce((SELECT jsonb_object_agg(h.key, h.value)
+									  FROM jsonb_array_elements(nullif(current_setting('response.headers', true), '')::jsonb) a, jsonb_each_text(a) h), '{}');
+	IF $1 = 'SN040' THEN
+		headers := headers || sentinai.api_limited($3::jsonb);
+	END IF;
+	RAISE EXCEPTION USING
+		ERRCODE = 'PGRST',
+		MESSAGE = jsonb_strip_nulls(jsonb_build_object('code', $1, 'message', $2, 'details', nullif($3, ''), 'hint', nullif($4, '')))::text,
+		DETAIL = jsonb_build_object('status', answer, 'headers', headers)::text;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_raise(text, text, text, text, jsonb) IS
+	'Raises an error again as PostgREST wants it: with the status of api_status_list() and headers. Where the list has none it is raised as it was.';
+
+CREATE FUNCTION sentinai.api_limited(body jsonb) RETURNS jsonb
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT jsonb_build_object('Retry-After', w.seconds::text,
+							  'RateLimit', format('"%s";r=0;t=%s', $1->>'limit_type', w.seconds),
+							  'RateLimit-Policy', format('"%s";q=%s;w=%s', $1->>'limit_type', $1->>'limit', substring($1->>'detail' FROM '/(\d+)s\)$')),
+							  'Cache-Control', 'no-store',
+							  'X-Sentinai-Limit', replace($1::text, '": ', '":'))
+	  FROM (SELECT greatest(1, ceil(extract(epoch FROM ($1->>'reset_at')::timestamptz - clock_timestamp())))::bigint AS seconds) w
+$$;
+COMMENT ON FUNCTION sentinai.api_limited(jsonb) IS
+	'The headers of an answer 429 whose body is that of rate_limit_body(). nginx answers X-Sentinai-Limit as the body.';
+
+-- ---- headers ----
+
+CREATE FUNCTION sentinai.api_request_header(name text) RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT nullif(current_setting('request.headers', true), '')::json ->> $1 $$;
+COMMENT ON FUNCTION sentinai.api_request_header(text) IS 'A header of this request, by its name in small letters; NULL: there is none.';
+
+CREATE FUNCTION sentinai.api_header(name text, value text) RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT set_config('response.headers', (coalesce(nullif(current_setting('response.headers', true), '')::jsonb, '[]') || jsonb_build_object($1, $2))::text, true)
+$$;
+COMMENT ON FUNCTION sentinai.api_header(text, text) IS 'Adds a header to the answer.';
+
+CREATE FUNCTION sentinai.api_answer(status integer) RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT set_config('response.status', $1::text, true) $$;
+COMMENT ON FUNCTION sentinai.api_answer(integer) IS 'Sets the status of the answer.';
+
+-- ---- arguments ----
+
+CREATE FUNCTION sentinai.api_decode(value text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT CASE WHEN $1 !~ '%' THEN $1
+		ELSE (SELECT convert_from(string_agg(CASE WHEN m[1] IS NULL THEN convert_to(m[2], 'UTF8') ELSE decode(m[1], 'hex') END, ''::bytea ORDER BY n), 'UTF8')
+				FROM regexp_matches($1, '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') WITH ORDINALITY AS r (m, n)) END
+$$;
+COMMENT ON FUNCTION sentinai.api_decode(text) IS 'A text without its percent-encoding (RFC 3986). Error: 22021, it is no UTF-8.';
+
+CREATE FUNCTION sentinai.api_args(body jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF jsonb_typeof(body) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN079', MESSAGE = 'the body must be a JSON object', DETAIL = format('It is %s.', coalesce(jsonb_typeof(body), 'missing'));
+	END IF;
+	-- The first of a name counts, and what nginx took out of the path comes first.
+	RETURN body || coalesce((
+		SELECT jsonb_object_agg(a.name, a.value)
+		  FROM (SELECT DISTINCT ON (1) sentinai.api_decode(split_part(p.pair, '=', 1)) AS name,
+					   sentinai.api_decode(CASE WHEN p.n <= 2 THEN substr(p.pair, strpos(p.pair, '=') + 1)
+												ELSE replace(substr(p.pair, strpos(p.pair, '=') + 1), '+', ' ') END) AS value
+				  FROM string_to_table(sentinai.api_request_header('x-sentinai-args'), '&') WITH ORDINALITY AS p (pair, n)
+				 WHERE p.pair ~ '^[^=]+=.'
+				 ORDER BY 1, p.n) a), '{}');
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_args(jsonb) IS
+	'The arguments of a POST: the body, and over it those of the path and behind the "?" (X-Sentinai-Args: id and tenant_id of the path, then the others). Errors: 22021, SN079 (the body is no object).';
+
+CREATE FUNCTION sentinai.api_wrong(name text, value jsonb, must text) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	RAISE EXCEPTION USING
+		ERRCODE = 'SN001',
+		MESSAGE = format('%s must be %s', $1, $3),
+		DETAIL = CASE WHEN $2 IS NULL THEN 'It is missing.' ELSE format('It is %s.', left($2::text, 100)) END;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_wrong(text, jsonb, text) IS 'Internal: raises SN001 for an argument.';
+
+CREATE FUNCTION sentinai.api_text(args jsonb, name text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF jsonb_typeof($1->$2) NOT IN ('string', 'null') THEN
+		PERFORM sentinai.api_wrong($2, $1->$2, 'a text');
+	END IF;
+	RETURN $1->>$2;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_text(jsonb, text) IS 'An argument that is a text; NULL: not given. Error: SN001.';
+
+CREATE FUNCTION sentinai.api_bigint(args jsonb, name text, fallback bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF coalesce($1->$2, 'null') = 'null' AND $3 IS NOT NULL THEN
+		RETURN $3;
+	ELSIF coalesce($1->>$2, '') !~ '^-?\d{1,18}$' OR jsonb_typeof($1->$2) NOT IN ('string', 'number') THEN
+		PERFORM sentinai.api_wrong($2, $1->$2, 'an integer');
+	END IF;
+	RETURN ($1->>$2)::bigint;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_bigint(jsonb, text, bigint) IS 'An argument that is an integer; without a fallback it is required. Error: SN001.';
+
+CREATE FUNCTION sentinai.api_boolean(args jsonb, name text, fallback boolean) RETURNS boolean
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF coalesce($1->$2, 'null') = 'null' THEN
+		RETURN $3;
+	ELSIF $1->>$2 NOT IN ('true', 'false') THEN
+		PERFORM sentinai.api_wrong($2, $1->$2, 'true or false');
+	END IF;
+	RETURN ($1->>$2)::boolean;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_boolean(jsonb, text, boolean) IS 'An argument that is true or false. Error: SN001.';
+
+CREATE FUNCTION sentinai.api_page(p_limit integer, p_offset integer) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF $1 IS NULL OR $1 NOT BETWEEN 1 AND 1000 THEN
+		PERFORM sentinai.api_wrong('limit', to_jsonb($1), '1 to 1000');
+	ELSIF $2 IS NULL OR $2 < 0 THEN
+		PERFORM sentinai.api_wrong('offset', to_jsonb($2), '0 or more');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_page(integer, integer) IS 'Raises SN001 unless a page may be so long and begin there.';
+
+CREATE FUNCTION sentinai.api_after(p_after text, OUT at timestamptz, OUT id text)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	part	text[] := regexp_match($1, '^(\d{4,6}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_(.{1,255})$');
+BEGIN
+	IF part IS NULL AND $1 IS NOT NULL THEN
+		PERFORM sentinai.api_wrong('after', to_jsonb($1), 'the next_after of the page before');
+	END IF;
+	at := part[1]::timestamptz;
+	id := part[2];
+EXCEPTION WHEN datetime_field_overflow THEN
+	PERFORM sentinai.api_wrong('after', to_jsonb($1), 'the next_after of the page before');
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_after(text) IS 'Where a page begins: behind the row of that time and id. Error: SN001.';
+
+CREATE FUNCTION sentinai.api_cursor(at timestamptz, id text) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '_' || $2 $$;
+COMMENT ON FUNCTION sentinai.api_cursor(timestamptz, text) IS 'What api_after() reads: next_after of a page whose last row this is.';
+
+-- ---- Idempotency-Key ----
+
+CREATE FUNCTION sentinai.api_key() RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	-- A structured field (RFC 8941) has quotes; most clients leave them out.
+	SELECT regexp_replace(sentinai.api_request_header('idempotency-key'), '^"(.*)"$', '\1')
+$$;
+COMMENT ON FUNCTION sentinai.api_key() IS 'The Idempotency-Key of this request; NULL: it has none.';
+
+CREATE FUNCTION sentinai.api_begin(operation text, tenant_id text, args jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	key		text := sentinai.api_key();
+	begun	record;
+BEGIN
+	IF key IS NULL THEN
+		RETURN NULL;
+	ELSIF $2 IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an Idempotency-Key is a tenant''s', HINT = 'Say whose: ?tenant_id=';
+	END IF;
+	SELECT * INTO begun FROM sentinai.idempotency_begin($2, 'http', key, jsonb_build_object('operation', $1, 'args', $3), wait => false);
+	IF begun.state <> 'done' THEN
+		RETURN NULL;
+	END IF;
+	PERFORM sentinai.api_header(h.key, h.value) FROM jsonb_each_text(begun.response->'headers') h;
+	PERFORM sentinai.api_header('Idempotency-Replayed', 'true'), sentinai.api_answer((begun.response->>'status')::integer);
+	RETURN begun.response->>'body';
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_begin(text, text, jsonb) IS
+	'Begins an operation for which the request may have an Idempotency-Key. NULL: do it, and call api_end(); else it was done before, and this is the answer again. Keys are the tenant''s, whichever the path. Errors: SN001, SN004, SN060 (in flight), SN061 (used for another request).';
+
+CREATE FUNCTION sentinai.api_end(tenant_id text, body json, status integer DEFAULT 200, headers jsonb DEFAULT '{}') RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF sentinai.api_key() IS NOT NULL THEN
+		PERFORM sentinai.idempotency_complete($1, 'http', sentinai.api_key(),
+			jsonb_build_object('status', $3, 'headers', $4, 'body', $2::text));
+	END IF;
+	PERFORM sentinai.api_header(h.key, h.value) FROM jsonb_each_text($4) h;
+	PERFORM sentinai.api_answer($3);
+	RETURN $2;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_end(text, json, integer, jsonb) IS
+	'Ends what api_begin() began: the answer is sent, and kept for who asks again with the same key.';
+
+-- ---- before each request ----
+
+CREATE FUNCTION sentinai.api_pre_request() RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text := sentinai.current_tenant();
+	answer	record;
+BEGIN
+	-- Who has no tenant is the admin, whom nothing limits, or nobody, who may do nothing that costs.
+	IF tenant IS NULL THEN
+		RETURN;
+	END IF;
+	PERFORM sentinai.usage_count(tenant, 'api_calls', current_setting('request.method', true) || ' ' || current_setting('request.path', true));
+	SELECT * INTO answer FROM sentinai.rate_limit_check(tenant, 'api_requests') c;
+	IF NOT answer.allowed THEN
+		PERFORM sentinai.api_raise('SN040', body->>'detail', body::text, format('Try again at %s.', body->>'reset_at'))
+		   FROM sentinai.rate_limit_body(tenant, 'api_requests') body;
+	ELSIF answer."limit" IS NOT NULL THEN
+		PERFORM set_config('response.headers', json_build_array(
+			json_build_object('RateLimit', format('"api_requests";r=%s;t=%s', answer.remaining,
+				greatest(0, ceil(extract(epoch FROM answer.reset_at - clock_timestamp()))))),
+			json_build_object('RateLimit-Policy', format('"api_requests";q=%s;w=%s', answer."limit", s.window_seconds)))::text, true)
+		   FROM sentinai.rate_limit_state(tenant, 'api_requests') s;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_pre_request() IS
+	'PostgREST''s db-pre-request: charges the caller''s tenant one of its api_requests and counts the call (usage api_calls); an answer 429 where it has none left, else the headers RateLimit and RateLimit-Policy. Works in a read only transaction.';

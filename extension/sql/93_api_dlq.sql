@@ -1,0 +1,286 @@
+-- 93_api_dlq: dead letters over HTTP.
+
+-- A dead letter that the caller may see, else the error that there is none: as for one that doesn't exist.
+CREATE FUNCTION sentinai.api_dlq_tenant(id bigint, tenant_id text) RETURNS text
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	found_tenant	text;
+BEGIN
+	SELECT d.tenant_id INTO found_tenant FROM sentinai.dead_letter_queue d WHERE d.id = $1 AND ($2 IS NULL OR d.tenant_id = $2);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no dead letter %s', $1), HINT = 'GET /ops/dlq lists them.';
+	END IF;
+	RETURN found_tenant;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_dlq_tenant(bigint, text) IS
+	'The tenant of a dead letter that the caller may see, and that is this tenant''s, where one is given. Error: SN011.';
+
+CREATE FUNCTION sentinai_api.dlq_list(tenant_id text DEFAULT NULL, status text DEFAULT NULL, event_type text DEFAULT NULL,
+		worker_type text DEFAULT NULL, error_type text DEFAULT NULL, fingerprint text DEFAULT NULL, p_limit integer DEFAULT 100,
+		p_offset integer DEFAULT 0, p_after text DEFAULT NULL, p_order text DEFAULT 'desc') RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	tenant		text := sentinai.tenant_check($1);
+	place		record;
+	ids			bigint[];
+	items		json;
+	last_item	text;
+	total		bigint;
+	detail		text;
+	hint		text;
+BEGIN
+	PERFORM sentinai.api_page($7, $8);
+	IF $2 NOT IN ('pending', 'retrying', 'succeeded', 'discarded') THEN
+		PERFORM sentinai.api_wrong('status', to_jsonb($2), 'pending, retrying, succeeded or discarded');
+	ELSIF $10 IS NULL OR $10 NOT IN ('desc', 'asc') THEN
+		PERFORM sentinai.api_wrong('order', to_jsonb($10), 'desc or asc');
+	END IF;
+	SELECT * INTO place FROM sentinai.api_after($9);
+	ids := ARRAY(
+		SELECT d.id FROM sentinai.dead_letter_queue d
+		 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
+		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6)
+		   AND (place.at IS NULL OR CASE $10 WHEN 'desc' THEN (d.created_at, d.id) < (place.at, place.id::bigint)
+											 ELSE (d.created_at, d.id) > (place.at, place.id::bigint) END)
+		 ORDER BY CASE WHEN $10 = 'asc' THEN d.created_at END, CASE WHEN $10 = 'asc' THEN d.id END, d.created_at DESC, d.id DESC
+		 LIMIT $7 OFFSET $8);
+	SELECT coalesce(json_agg(e), '[]'), (array_agg(sentinai.api_cursor(e.created_at, e.id::text)))[$7] INTO items, last_item
+	  FROM sentinai.dlq_entries(ids) e;
+	SELECT count(*) INTO total FROM sentinai.dead_letter_queue d
+	 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
+	   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
+	RETURN json_build_object('items', items, 'total', total, 'limit', $7, 'offset', $8, 'next_after', last_item);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_list(text, text, text, text, text, text, integer, integer, text, text) IS
+	E'Dead letters, the newest first\nOf a tenant, status (pending, retrying, succeeded, discarded), event type, worker type, error type and fingerprint. p_limit is 1 to 1000, p_offset leaves out so many; p_after, the next_after of the page before, goes on behind it and costs the same on every page; p_order is desc or asc, by created_at. Answers {items, total, limit, offset, next_after}. Payloads are null for who is not a member of sentinai_payload.';
+
+CREATE FUNCTION sentinai_api.dlq_stats(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN (SELECT row_to_json(s) FROM sentinai.dlq_stats(sentinai.tenant_check($1)) s);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_stats(text) IS
+	E'How many dead letters a tenant has\nAnswers total_entries, pending_count, retrying_count, discarded_count, succeeded_count, by_event_type and by_worker_type.';
+
+CREATE FUNCTION sentinai_api.dlq_get(id bigint, tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	PERFORM sentinai.api_dlq_tenant($1, sentinai.tenant_check($2));
+	RETURN (SELECT row_to_json(e) FROM sentinai.dlq_get($1) e);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_get(bigint, text) IS
+	E'One dead letter\nBy its id. 404 where there is none, or where it is another tenant''s.';
+
+CREATE FUNCTION sentinai_api.dlq_history(id bigint, tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	tenant	text := sentinai.tenant_check($2);
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	-- It outlives the dead letter.
+	SELECT json_agg(h ORDER BY h.id) INTO items FROM sentinai.dlq_history($1) h WHERE tenant IS NULL OR h.tenant_id = tenant;
+	IF items IS NULL THEN
+		PERFORM sentinai.api_dlq_tenant($1, tenant);
+	END IF;
+	RETURN json_build_object('items', coalesce(items, '[]'), 'total', coalesce(json_array_length(items), 0));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_history(bigint, text) IS
+	E'Everything that has happened to a dead letter\nThe oldest first, with who claimed to act (actor) and who was authenticated. Answers {items, total}.';
+
+CREATE FUNCTION sentinai_api.dlq_groups(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_groups(sentinai.tenant_check($1)) g;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_groups(text) IS
+	E'Open dead letters by cause\nFailures with one fingerprint: how many, of how many tenants, since when, and the id of the newest. Answers {items, total}.';
+
+CREATE FUNCTION sentinai_api.dlq_retry(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	id		bigint;
+	tenant	text;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	id := sentinai.api_bigint(args, 'id');
+	tenant := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
+	answer := sentinai.api_begin('dlq_retry', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.api_dlq_tenant(id, tenant);
+	SELECT json_build_object('id', r.id, 'status', r.status, 'retried_at', r.retried_at, 'retry_count', r.retry_count, 'via', r.via) INTO answer
+	  FROM sentinai.dlq_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
+	RETURN sentinai.api_end(tenant, answer);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_retry(jsonb) IS
+	E'Retries a dead letter\nTakes {id, tenant_id, reason, actor}; the last three may be missing. Its event goes to its topic once more. Answers {id, status, retried_at, retry_count, via}. 409 unless it is pending. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.dlq_retry_batch(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	args	jsonb;
+	tenant	text;
+	ids		bigint[];
+	mine	bigint[];
+	results	json;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.tenant_check(args->>'tenant_id');
+	IF jsonb_typeof(args->'dlq_ids') IS DISTINCT FROM 'array' OR jsonb_array_length(args->'dlq_ids') NOT BETWEEN 1 AND 1000
+	   OR EXISTS (SELECT FROM jsonb_array_elements(args->'dlq_ids') i WHERE jsonb_typeof(i) <> 'number' OR i::text !~ '^-?\d{1,18}$') THEN
+		PERFORM sentinai.api_wrong('dlq_ids', args->'dlq_ids', 'an array of 1 to 1000 ids');
+	END IF;
+	answer := sentinai.api_begin('dlq_retry_batch', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	ids := ARRAY(SELECT i.id::bigint FROM jsonb_array_elements_text(args->'dlq_ids') WITH ORDINALITY AS i (id, n) ORDER BY i.n);
+	mine := ARRAY(SELECT d.id FROM sentinai.dead_letter_queue d WHERE d.id = ANY (ids) AND (tenant IS NULL OR d.tenant_id = tenant));
+	-- One result an id; those that are not the tenant's answer as those that are not there.
+	SELECT json_agg(json_build_object('id', i.id, 'ok', coalesce(r.ok, false), 'status', r.status,
+									  'code', CASE WHEN r.id IS NULL THEN 'SN011' ELSE r.sqlstate END,
+									  'error', CASE WHEN r.id IS NULL THEN format('there is no dead letter %s', i.id) ELSE r.error END) ORDER BY i.n)
+	  INTO results
+	  FROM (SELECT u.id, u.n, CASE WHEN u.id = ANY (mine) THEN count(*) FILTER (WHERE u.id = ANY (mine)) OVER (ORDER BY u.n) END AS place
+			  FROM unnest(ids) WITH ORDINALITY AS u (id, n)) i
+	  LEFT JOIN sentinai.dlq_retry_batch(ARRAY(SELECT u.id FROM unnest(ids) WITH ORDINALITY AS u (id, n) WHERE u.id = ANY (mine) ORDER BY u.n),
+										 sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'))
+				WITH ORDINALITY AS r (id, ok, status, sqlstate, error, place) ON r.place = i.place;
+	RETURN sentinai.api_end(tenant, json_build_object('updated_count', (SELECT count(*) FROM json_array_elements(results) r WHERE (r->>'ok')::boolean),
+												   'requested_count', cardinality(ids), 'results', results));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_retry_batch(jsonb) IS
+	E'Retries several dead letters\nTakes {dlq_ids: [1 to 1000 ids], tenant_id, reason, actor}. Answers {updated_count, requested_count, results: [{id, ok, status, code, error}]}, one result an id: a bad one fails none of the others. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.dlq_replay(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.tenant_check(args->>'tenant_id');
+	IF tenant IS NULL THEN
+		PERFORM sentinai.api_wrong('tenant_id', NULL, 'given');
+	END IF;
+	answer := sentinai.api_begin('dlq_replay', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.usage_check_tenant(tenant);
+	SELECT json_build_object('tenant_id', tenant, 'updated_count', r.updated_count, 'requested_count', r.requested_count) INTO answer
+	  FROM sentinai.dlq_replay(tenant, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
+	RETURN sentinai.api_end(tenant, answer);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_replay(jsonb) IS
+	E'Retries all pending dead letters of a tenant\nTakes {tenant_id, reason, actor}. Answers {tenant_id, updated_count, requested_count}. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.dlq_discard(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	id		bigint;
+	tenant	text;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	id := sentinai.api_bigint(args, 'id');
+	tenant := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
+	answer := sentinai.api_begin('dlq_discard', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.api_dlq_tenant(id, tenant);
+	SELECT row_to_json(r) INTO answer
+	  FROM sentinai.dlq_discard(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
+	RETURN sentinai.api_end(tenant, answer);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_discard(jsonb) IS
+	E'Discards a dead letter\nTakes {id, tenant_id, reason, actor}; reason is required. Answers {id, status, discarded_at, discarded_by}. 409 unless it is pending. Idempotency-Key is kept.';

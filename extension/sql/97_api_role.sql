@@ -1,0 +1,53 @@
+-- 97_api_role: who may call what over HTTP. As in 90_role.sql: nothing is PUBLIC's, and every right is listed here.
+
+DO $$
+DECLARE
+	object	record;
+BEGIN
+	FOR object IN
+		SELECT 'ROUTINE ' || p.oid::pg_catalog.regprocedure AS name FROM pg_catalog.pg_proc p
+		 WHERE p.pronamespace = 'sentinai_api'::pg_catalog.regnamespace
+			OR (p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.proname ~ '^api_')
+		UNION ALL
+		SELECT 'TYPE ' || t.oid::pg_catalog.regtype FROM pg_catalog.pg_type t
+		 WHERE t.typnamespace = 'sentinai_api'::pg_catalog.regnamespace AND t.typcategory <> 'A'
+	LOOP
+		EXECUTE 'REVOKE ALL ON ' || object.name || ' FROM PUBLIC';
+	END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA sentinai_api TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_anon;
+GRANT USAGE ON SCHEMA sentinai TO sentinai_anon;
+
+DO $$
+DECLARE
+	may		record;
+	found	text;
+BEGIN
+	FOR may IN
+		SELECT v.schema_name, v.role_name, f.function_name
+		  FROM (VALUES
+			-- Without a token: how it is, and nothing about whose.
+			('sentinai', 'sentinai_anon', ARRAY['api_pre_request']),
+			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_status_list', 'api_raise', 'api_limited', 'api_request_header',
+				'api_header', 'api_answer', 'api_decode', 'api_args', 'api_wrong', 'api_text', 'api_bigint', 'api_boolean', 'api_page', 'api_after',
+				'api_cursor', 'api_dlq_tenant']),
+			('sentinai_api', 'sentinai_viewer', ARRAY['dlq_list', 'dlq_stats', 'dlq_get', 'dlq_history', 'dlq_groups']),
+			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end']),
+			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard'])
+		  ) v (schema_name, role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
+	LOOP
+		SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure, may.role_name), ';')
+		  INTO found
+		  FROM pg_catalog.pg_proc p
+		 WHERE p.pronamespace = may.schema_name::pg_catalog.regnamespace AND p.proname = may.function_name;
+		IF found IS NULL THEN
+			RAISE EXCEPTION 'there is no function %.% for % to call', may.schema_name, may.function_name, may.role_name;
+		END IF;
+		EXECUTE found;
+	END LOOP;
+END
+$$;
+
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai_api TO sentinai_admin;
