@@ -213,7 +213,8 @@ static const StringSetting string_settings[] = {
 	 "The tenant that a role chooses that is bound to several, or to every one.", sn_caller_tenant_id_check,
 	 sn_caller_setting_changed},
 	{"sentinai.test_clock", &test_clock, "", GUC_NOT_IN_SAMPLE, PGC_SUSET,
-	 "For tests: the time that limits go by; empty: now.", test_clock_check, test_clock_assign},
+	 "For tests: the time that limits, usage and the expiry of reports go by; empty: now.", test_clock_check,
+	 test_clock_assign},
 };
 
 static void

@@ -44,6 +44,7 @@
 	X(SN_REPORT_LINK_INVALID, "SN073", "report_link_invalid") \
 	X(SN_REPORT_INCOMPLETE, "SN074", "report_incomplete") \
 	X(SN_REPORT_TOO_LARGE, "SN075", "report_too_large") \
-	X(SN_REPORT_PDF_FAILED, "SN076", "report_pdf_failed")
+	X(SN_REPORT_PDF_FAILED, "SN076", "report_pdf_failed") \
+	X(SN_LEGAL_HOLD, "SN077", "legal_hold")
 
 #endif /* SENTINAI_ERRCODES_H */

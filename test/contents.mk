@@ -27,7 +27,8 @@ REGRESS = \
 	suspect \
 	rate_limit \
 	report \
-	audit_report
+	audit_report \
+	legal_hold
 
 # test/pgtap/NAME.sql
 PGTAP = \
@@ -49,7 +50,8 @@ ISOLATION = \
 	rate_limit \
 	suspect \
 	idempotency \
-	usage
+	usage \
+	legal_hold
 
 # test/t/NNN_NAME.pl
 TAP = \

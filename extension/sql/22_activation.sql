@@ -141,6 +141,41 @@ $$;
 COMMENT ON FUNCTION sentinai.event_log_partitions() IS
 	'Duty: makes the partitions of event_log for today and the next two days. Returns NULL, or why it could not.';
 
+CREATE FUNCTION sentinai.event_log_held(name text, from_time timestamptz, to_time timestamptz) RETURNS text[]
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	held	text[];
+BEGIN
+	EXECUTE format('SELECT coalesce(array_agg(t ORDER BY t COLLATE "C"), ''{}'') FROM unnest($1) t'
+				   ' WHERE EXISTS (SELECT FROM sentinai.%I e WHERE e.tenant_id = t)', name)
+	   INTO held USING sentinai.legal_hold_tenants(from_time, to_time);
+	RETURN held;
+END
+$$;
+COMMENT ON FUNCTION sentinai.event_log_held(text, timestamptz, timestamptz) IS
+	'Internal: the tenants with a legal hold on that time that have rows in a partition of event_log, in order.';
+
+-- Between the tenants that are held the index shows what there is without a look at their rows.
+CREATE FUNCTION sentinai.event_log_thin(name text, held text[]) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	deleted	bigint;
+BEGIN
+	EXECUTE format('DELETE FROM sentinai.%1$I WHERE ctid = ANY (ARRAY('
+				   'SELECT e.ctid FROM unnest(ARRAY['''']::text[] || $1, $1 || ARRAY[''~'']) AS gap (lower, upper),'
+				   ' LATERAL (SELECT p.ctid FROM sentinai.%1$I p WHERE p.tenant_id > gap.lower COLLATE "C" AND p.tenant_id < gap.upper COLLATE "C" LIMIT 100000) e'
+				   ' LIMIT 100000))', name) USING held;
+	GET DIAGNOSTICS deleted = ROW_COUNT;
+	RETURN deleted;
+END
+$$;
+COMMENT ON FUNCTION sentinai.event_log_thin(text, text[]) IS
+	'Internal: deletes up to 100000 rows of a partition of event_log that are of other tenants than these, which are in order. Returns how many.';
+
 -- Emptying locks the partition alone, dropping locks the parent too: at most one drop a call, and it comes last.
 CREATE FUNCTION sentinai.event_log_retain() RETURNS text
 	LANGUAGE plpgsql VOLATILE
@@ -152,19 +187,29 @@ DECLARE
 	old			record;
 	to_drop		text;
 	filled		boolean;
+	held		text[];
 	failed		text;
 BEGIN
 	FOR old IN
-		SELECT c.relname
-		  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+		SELECT c.relname, d.day::timestamp AT TIME ZONE 'UTC' AS begins, (d.day + 1)::timestamp AT TIME ZONE 'UTC' AS ends
+		  FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid,
+			   LATERAL (SELECT pg_catalog.to_date(pg_catalog.right(c.relname, 8), 'YYYYMMDD')) AS d (day)
 		 WHERE i.inhparent = 'sentinai.event_log'::pg_catalog.regclass
 		   AND c.relname ~ '^event_log_p\d{8}$'
-		   AND (pg_catalog.to_date(pg_catalog.right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= keep_from
+		   AND (d.day + 1)::timestamp AT TIME ZONE 'UTC' <= keep_from
 		 ORDER BY c.relname
 	LOOP
 		EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM sentinai.%I)', old.relname) INTO filled;
 		IF NOT filled THEN
 			to_drop := coalesce(to_drop, old.relname);
+			CONTINUE;
+		ELSIF NOT sentinai.legal_hold_lock() THEN
+			failed := 'a legal hold is being placed: what is old waits for it';
+			EXIT;
+		END IF;
+		held := sentinai.event_log_held(old.relname, old.begins, old.ends);
+		IF held <> '{}' THEN
+			PERFORM sentinai.event_log_thin(old.relname, held);
 			CONTINUE;
 		END IF;
 		BEGIN
@@ -184,7 +229,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.event_log_retain() IS
-	'Duty: empties the partitions of event_log that are older than sentinai.event_retention, and drops one empty one a call. Returns NULL, or why it could not.';
+	'Duty: empties the partitions of event_log that are older than sentinai.event_retention, and drops one empty one a call. Of one that a legal hold touches it keeps that tenant''s rows. Returns NULL, or why it could not.';
 
 CREATE FUNCTION sentinai.maintenance_status()
 	RETURNS TABLE (duty text, worker_pid integer, last_run_at timestamptz, failing_since timestamptz, message text)

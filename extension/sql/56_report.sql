@@ -65,7 +65,6 @@ CREATE TABLE sentinai.audit_report (
 	sha256				bytea,
 	error_message		text,
 	tries				integer NOT NULL DEFAULT 0,
-	legal_hold			boolean NOT NULL DEFAULT false,
 	created_at			timestamptz NOT NULL DEFAULT now(),
 	started_at			timestamptz,
 	completed_at		timestamptz,
@@ -74,7 +73,7 @@ CREATE TABLE sentinai.audit_report (
 CREATE INDEX audit_report_tenant ON sentinai.audit_report (tenant_id, created_at, id);
 CREATE INDEX audit_report_open ON sentinai.audit_report (tenant_id, seq) WHERE status IN ('pending', 'generating');
 CREATE INDEX audit_report_started ON sentinai.audit_report (tenant_id, started_at);
-CREATE INDEX audit_report_expires ON sentinai.audit_report (download_expires_at) WHERE status = 'completed' AND NOT legal_hold;
+CREATE INDEX audit_report_expires ON sentinai.audit_report (download_expires_at) WHERE status = 'completed';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.audit_report', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.audit_report_seq_seq', '');
 COMMENT ON TABLE sentinai.audit_report IS
@@ -100,14 +99,13 @@ COMMENT ON COLUMN sentinai.audit_report.file_size_bytes IS 'Its size.';
 COMMENT ON COLUMN sentinai.audit_report.sha256 IS 'SHA-256 of its bytes.';
 COMMENT ON COLUMN sentinai.audit_report.error_message IS 'Why it failed, or why it is tried again; NULL: it has not failed.';
 COMMENT ON COLUMN sentinai.audit_report.tries IS 'How often a worker has begun it; after three it is not begun again by itself.';
-COMMENT ON COLUMN sentinai.audit_report.legal_hold IS 'It must not expire: report_hold().';
 COMMENT ON COLUMN sentinai.audit_report.created_at IS 'When it was asked for.';
 COMMENT ON COLUMN sentinai.audit_report.started_at IS 'When a worker began it last.';
 COMMENT ON COLUMN sentinai.audit_report.completed_at IS 'When it was completed.';
 COMMENT ON COLUMN sentinai.audit_report.download_expires_at IS 'When its bytes go, sentinai.report_retention after completed_at; a later time keeps them longer.';
 
 CREATE TABLE sentinai.report_chunk (
-	report_id	text COLLATE "C" NOT NULL,
+	report_id	text COLLATE "C" NOT NULL REFERENCES sentinai.audit_report (id) ON DELETE CASCADE,
 	n			integer NOT NULL,
 	data		bytea NOT NULL,
 	PRIMARY KEY (report_id, n)
@@ -251,7 +249,7 @@ BEGIN
 		   tries = r.tries + ($2 = 'generating')::integer,
 		   completed_at = CASE WHEN $2 = 'completed' THEN clock_timestamp() ELSE r.completed_at END,
 		   download_expires_at = CASE WHEN $2 = 'completed'
-									  THEN clock_timestamp() + current_setting('sentinai.report_retention')::interval
+									  THEN sentinai.usage_clock() + current_setting('sentinai.report_retention')::interval
 									  ELSE r.download_expires_at END
 	 WHERE r.id = $1 AND ($4 IS NULL OR (r.status = 'generating' AND r.tries = $4));
 	RETURN FOUND;
@@ -554,6 +552,34 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.report_list_check(text, text, integer, integer) IS 'Internal: true, or SN001 for arguments that report_list() doesn''t take.';
 
+CREATE FUNCTION sentinai.report_held(report sentinai.audit_report) RETURNS boolean
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT EXISTS (SELECT FROM sentinai.legal_hold h
+					WHERE h.tenant_id = ($1).tenant_id AND h.released_at IS NULL
+					  AND (h.report_id = ($1).id OR (h.report_id IS NULL AND h.period_from < ($1).period_to AND h.period_to > ($1).period_from)))
+$$;
+COMMENT ON FUNCTION sentinai.report_held(sentinai.audit_report) IS 'Internal: whether a legal hold is on a report, or on a part of its period.';
+
+CREATE FUNCTION sentinai.report_held_guard() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	LOCK TABLE sentinai.legal_hold IN SHARE MODE;
+	IF sentinai.report_held(OLD) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN077',
+			MESSAGE = format('report %s is under a legal hold', OLD.id),
+			HINT = format('SELECT * FROM sentinai.legal_hold_list(%L) shows the holds that stand.', OLD.tenant_id);
+	END IF;
+	RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_held_guard() IS 'Trigger BEFORE DELETE of a report. Errors: SN077.';
+CREATE TRIGGER held BEFORE DELETE ON sentinai.audit_report FOR EACH ROW EXECUTE FUNCTION sentinai.report_held_guard();
+
 CREATE FUNCTION sentinai.report_url(report sentinai.audit_report) RETURNS text
 	LANGUAGE sql IMMUTABLE
 	SET search_path = pg_catalog, pg_temp
@@ -593,11 +619,11 @@ CREATE FUNCTION sentinai.report_status(id text, tenant_id text DEFAULT NULL)
 		   CASE WHEN r.status IN ('completed', 'expired') THEN 100.0
 				WHEN r.rows_total > 0 THEN round(100.0 * least(r.rows_done, r.rows_total) / r.rows_total, 1) END,
 		   CASE WHEN r.status = 'pending' THEN coalesce(sentinai.report_blocker(r.bound_at), 'a background worker') END,
-		   r.tries, encode(r.sha256, 'hex'), r.legal_hold
+		   r.tries, encode(r.sha256, 'hex'), sentinai.report_held(r)
 	  FROM sentinai.report_find($1, $2) r
 $$;
 COMMENT ON FUNCTION sentinai.report_status(text, text) IS
-	'A report by its id (and only if it is this tenant''s, where one is given): status, and while it is generated rows_done and per cent; waits_for: what a pending one waits for; tries: how often a worker has begun it; sha256 of its bytes. Errors: SN011.';
+	'A report by its id (and only if it is this tenant''s, where one is given): status, and while it is generated rows_done and per cent; waits_for: what a pending one waits for; tries: how often a worker has begun it; sha256 of its bytes; legal_hold: it doesn''t expire. Errors: SN011.';
 
 CREATE FUNCTION sentinai.report_stats(tenant_id text)
 	RETURNS TABLE (tenant_id text, total_reports bigint, pending_count bigint, generating_count bigint, completed_count bigint,
@@ -636,7 +662,7 @@ BEGIN
 			ERRCODE = 'insufficient_privilege',
 			MESSAGE = format('report %s is not for role "%s"', $1, caller),
 			DETAIL = (CASE WHEN type.builtin THEN 'It holds payloads.' ELSE format('It was made with the rights of "%s".', report.requested_role) END);
-	ELSIF report.status = 'expired' OR (report.status = 'completed' AND report.download_expires_at <= clock_timestamp() AND NOT report.legal_hold) THEN
+	ELSIF report.status = 'expired' OR (report.status = 'completed' AND report.download_expires_at <= sentinai.usage_clock() AND NOT sentinai.report_held(report)) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN072',
 			MESSAGE = format('report %s has expired', $1),
@@ -854,7 +880,7 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = format('valid_for is %s and must be more than nothing', $2);
 	END IF;
-	ends := least(report.download_expires_at, clock_timestamp() + $2);
+	ends := least(report.download_expires_at, sentinai.usage_clock() + $2);
 	said := report.id || '.' || floor(extract(epoch FROM ends))::bigint;
 	token := said || '.' || encode(sentinai.report_mac(said, (sentinai.report_key_get()).link_secret), 'hex');
 	RETURN QUERY SELECT format('/audit/reports/%s/download?token=%s', report.id, token), token, to_timestamp(floor(extract(epoch FROM ends)));
@@ -879,7 +905,7 @@ BEGIN
 			ERRCODE = 'SN073',
 			MESSAGE = 'link is not valid',
 			DETAIL = 'It was not made by this database, or was changed.';
-	ELSIF to_timestamp(part[3]::bigint) <= clock_timestamp() THEN
+	ELSIF to_timestamp(part[3]::bigint) <= sentinai.usage_clock() THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN073',
 			MESSAGE = 'link has expired',
@@ -961,11 +987,14 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN072', MESSAGE = format('report %s has expired', $1), DETAIL = 'There is nothing left to hold.';
 	END IF;
 	PERFORM sentinai.report_note(report, 'hold', $2, $3);
-	UPDATE sentinai.audit_report r SET legal_hold = true WHERE r.id = $1;
+	-- What it is made of was recorded until its bound.
+	INSERT INTO sentinai.legal_hold (tenant_id, report_id, period_from, period_to, reason, placed_by)
+	VALUES (report.tenant_id, report.id, report.period_from, greatest(report.period_to, report.bound_at), $2, coalesce($3, sentinai.report_caller()))
+	ON CONFLICT DO NOTHING;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_hold(text, text, text) IS
-	'Puts a legal hold on a report: it does not expire until report_release(). reason is required. Errors: SN001 (no reason), SN011, SN072 (it has expired).';
+	'Puts a legal hold on a report and on what it is made of: it does not expire until report_release(). Once more changes nothing. reason is required. Errors: SN001 (no reason), SN011, SN072 (it has expired).';
 
 CREATE FUNCTION sentinai.report_release(id text, reason text, actor text DEFAULT NULL) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -973,18 +1002,24 @@ CREATE FUNCTION sentinai.report_release(id text, reason text, actor text DEFAULT
 	AS $$
 	#variable_conflict use_column
 DECLARE
+	hold	bigint;
 	report	sentinai.audit_report := sentinai.report_lock($1);
 BEGIN
 	IF coalesce(btrim($2), '') = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
 			HINT = format('SELECT sentinai.report_release(%L, ''why'')', $1);
 	END IF;
+	SELECT h.id INTO hold FROM sentinai.legal_hold h WHERE h.report_id = report.id AND h.released_at IS NULL;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN010', MESSAGE = format('report %s is under no legal hold of its own', $1),
+			HINT = format('SELECT * FROM sentinai.legal_hold_list(%L) shows those of its tenant.', report.tenant_id);
+	END IF;
 	PERFORM sentinai.report_note(report, 'release', $2, $3);
-	UPDATE sentinai.audit_report r SET legal_hold = false WHERE r.id = $1;
+	PERFORM sentinai.legal_hold_release(hold, $2, $3);
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_release(text, text, text) IS
-	'Takes a legal hold back: the report expires when its time has come. reason is required. Errors: SN001 (no reason), SN011.';
+	'Takes back the legal hold of report_hold(): the report expires when its time has come, unless a hold of legal_hold_add() stands. reason is required. Errors: SN001 (no reason), SN010 (it has none), SN011.';
 
 -- ---- types of one's own ----
 
@@ -1286,6 +1321,28 @@ $$;
 COMMENT ON FUNCTION sentinai.report_complete(text, integer, bigint, bigint, bytea, text) IS
 	'Internal: completes a report whose bytes are stored, and signs its manifest. False: the report is not this worker''s any more.';
 
+CREATE FUNCTION sentinai.report_expire() RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	report	record;
+BEGIN
+	IF NOT EXISTS (SELECT FROM sentinai.audit_report r WHERE r.status = 'completed' AND r.download_expires_at <= sentinai.usage_clock())
+	   OR NOT sentinai.legal_hold_lock() THEN
+		RETURN;
+	END IF;
+	FOR report IN
+		SELECT r.id FROM sentinai.audit_report r
+		 WHERE r.status = 'completed' AND r.download_expires_at <= sentinai.usage_clock() AND NOT sentinai.report_held(r)
+		   FOR NO KEY UPDATE SKIP LOCKED
+	LOOP
+		PERFORM sentinai.report_set_status(report.id, 'expired');
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_expire() IS 'Internal: takes the bytes of reports whose time has come, unless they are held.';
+
 -- The list of workers is read after the reports: one that began in between has had another attempt counted.
 CREATE FUNCTION sentinai.report_tend() RETURNS text
 	LANGUAGE plpgsql VOLATILE
@@ -1304,13 +1361,7 @@ BEGIN
 		PERFORM sentinai.report_set_status(report.id, CASE WHEN report.tries < 3 THEN 'pending' ELSE 'failed' END,
 										   format('its worker has ended without a word, try %s of 3', report.tries), report.tries);
 	END LOOP;
-	FOR report IN
-		SELECT r.id FROM sentinai.audit_report r
-		 WHERE r.status = 'completed' AND NOT r.legal_hold AND r.download_expires_at <= clock_timestamp()
-		   FOR NO KEY UPDATE SKIP LOCKED
-	LOOP
-		PERFORM sentinai.report_set_status(report.id, 'expired');
-	END LOOP;
+	PERFORM sentinai.report_expire();
 	waiting := (SELECT count(*) FROM (SELECT FROM sentinai.audit_report r WHERE r.status = 'pending'
 										 AND sentinai.report_blocker(r.bound_at) IS NULL LIMIT 100) w);
 	RETURN sentinai.report_workers_start(least(waiting, current_setting('sentinai.report_workers')::integer - alive));

@@ -72,6 +72,8 @@ CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.config_change_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.config_change_request REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_changed('config_change_event', 'change_id', 'id', 'ConfigChangeChanged');
+SELECT sentinai.legal_hold_protect('sentinai.config_change_request', 'created_at', 'recorded_at');
+SELECT sentinai.legal_hold_protect('sentinai.config_change_event', 'created_at', 'recorded_at');
 
 -- What has changed since the bound is undone: the earliest change of a column has what it was.
 SELECT sentinai.report_type_install('config_changes', 'Configuration changes', 2,

@@ -97,3 +97,5 @@ CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.exception_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.exceptions REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_changed('exception_event', 'exception_id', 'exception_id', 'ExceptionChanged');
+SELECT sentinai.legal_hold_protect('sentinai.exceptions', 'created_at', 'recorded_at');
+SELECT sentinai.legal_hold_protect('sentinai.exception_event', 'created_at', 'recorded_at');

@@ -82,3 +82,5 @@ CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.tool_execution_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.tool_execution REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_changed('tool_execution_event', 'execution_id', 'id', 'ToolExecutionChanged');
+SELECT sentinai.legal_hold_protect('sentinai.tool_execution', 'created_at', 'recorded_at');
+SELECT sentinai.legal_hold_protect('sentinai.tool_execution_event', 'created_at', 'recorded_at');

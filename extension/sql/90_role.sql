@@ -104,7 +104,7 @@ BEGIN
 			('sentinai_viewer', ARRAY['report_status', 'report_list', 'report_stats', 'report_type_list', 'report_transitions',
 				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
 			('sentinai_operator', ARRAY['report_request', 'report_last', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
-				'report_retry', 'report_hold', 'report_release']),
+				'report_retry', 'report_hold', 'report_release', 'legal_hold_add', 'legal_hold_list']),
 			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
@@ -150,7 +150,7 @@ BEGIN
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
 				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
 				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',
-				'audit_report', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
+				'audit_report', 'legal_hold', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
 				'usage_delta', 'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry',
 				'config_change_request', 'config_change_event', 'tool_definition', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',
 				'exception_event'])
