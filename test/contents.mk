@@ -84,6 +84,7 @@ TAP = \
 	210_docs \
 	220_capacity \
 	400_http_paths \
+	411_http_token \
 	300_torture \
 	310_points
 
