@@ -71,6 +71,7 @@ typedef struct Consume
 	pthread_t assigner;
 	atomic_bool close; /* processors and assigner are joined: the poller may leave the group */
 	atomic_int alone;  /* partitions that are sent by themselves */
+	int unconnected;   /* the poller's: how often in a row there was no connection to a broker */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* on CLOCK_MONOTONIC */

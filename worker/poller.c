@@ -21,6 +21,9 @@
 /* How long a revoked partition's call may go on before the group's need comes first; the fence keeps it safe. */
 #define REVOKE_WAIT_MS 10000
 #define COMMIT_WAIT_MS 2000
+/* How often librdkafka is asked whether it has a connection, and how often in a row it has none when the broker is away. */
+#define STATISTICS_MS "1000"
+#define UNCONNECTED_TIMES 2
 
 /* ---- what is fetched ---- */
 
@@ -188,6 +191,26 @@ on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t error, rd_kafka_topic_partition_li
 		kafka_note_alive(opaque);
 	else if (error != RD_KAFKA_RESP_ERR__NO_OFFSET)
 		log_debug("a commit to Kafka failed; the database has the position", F_TEXT("error", rd_kafka_err2name(error)));
+}
+
+/* ---- connections ---- */
+
+/*
+ * librdkafka says that all brokers are down only if the last one to go is a real one, not the group's coordinator, which is
+ * counted as one: about every other time nothing is said. Thread: poller.
+ */
+static int
+on_statistics(rd_kafka_t *rk, char *json, size_t length, void *opaque)
+{
+	Worker *w = opaque;
+
+	(void) rk;
+	(void) length;
+	if (strstr(json, "\"state\":\"UP\"") != NULL || strstr(json, "\"state\":\"UPDATE\"") != NULL)
+		w->consume->unconnected = 0;
+	else if (++w->consume->unconnected >= UNCONNECTED_TIMES && atomic_load(&w->broker_up))
+		kafka_note_error(w, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "no connection to any broker");
+	return 0;
 }
 
 /* ---- the group ---- */
@@ -421,7 +444,8 @@ set_defaults(const Config *config, rd_kafka_conf_t *conf)
 	return kafka_default(config, conf, "queued.max.messages.kbytes", "16384") &&
 		   kafka_default(config, conf, "topic.metadata.refresh.interval.ms", "10000") &&
 		   kafka_default(config, conf, "session.timeout.ms", "30000") &&
-		   kafka_default(config, conf, "fetch.error.backoff.ms", "200") && set_heartbeat(config, conf);
+		   kafka_default(config, conf, "fetch.error.backoff.ms", "200") &&
+		   kafka_default(config, conf, "statistics.interval.ms", STATISTICS_MS) && set_heartbeat(config, conf);
 }
 
 bool
@@ -435,6 +459,7 @@ poller_open(Consume *c, char *error, size_t size)
 		return false;
 	rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
 	rd_kafka_conf_set_offset_commit_cb(conf, on_commit);
+	rd_kafka_conf_set_stats_cb(conf, on_statistics);
 	if (!set_defaults(&c->w->config, conf) || !set_own(&c->w->config, conf, c->group_id))
 	{
 		snprintf(error, size, "librdkafka refuses a setting, see the log");

@@ -9,7 +9,7 @@ my $t = Sentinai::Test->new(kafka => 1);
 $t->topic(exceptions => 2);
 $t->sql(q{SELECT sentinai.tenant_add('T1')});
 
-my $worker = $t->worker(WORKER_TYPE => 'intake', LOG_FORMAT => 'logfmt');
+my $worker = $t->worker(WORKER_TYPE => 'intake', LOG_FORMAT => 'logfmt', HTTP_PORT => 0);
 
 # ---------------------------------------------------------------- in good times
 
@@ -73,11 +73,11 @@ $t->wait_for('the lag to be none', sub {
 	sample('kafka_consumer_lag', 'topic="exceptions",group_id="intake-workers"') == 0 });
 $t->wait_for('what they emitted to be published', sub {
 	sample('sentinai_outbox_published_total', 'worker_type="intake"') >= 50 });
-is(sample('events_in_processing', 'worker_type="intake"'), 0, 'nothing is in processing');
+$t->wait_for('nothing to be in processing', sub { sample('events_in_processing', 'worker_type="intake"') == 0 });
 
 # ---------------------------------------------------------------- a taken port
 
-my $second = $t->worker(WORKER_TYPE => 'intake', METRICS_INCLUDE_TENANT_ID => 'true', name => 'second');
+my $second = $t->worker(WORKER_TYPE => 'intake', METRICS_INCLUDE_TENANT_ID => 'true', HTTP_PORT => 0, name => 'second');
 my $port = port($worker);
 $second->wait_log(qr/http_port=(\d+)/);
 isnt(port($second), $port, 'a second worker of the type finds a port of its own');
@@ -103,14 +103,18 @@ $t->cluster('start');
 $t->wait_for('the worker to be ready again', sub { ($worker->http('/readyz'))[0] == 200 });
 $t->wait_for('the figure to be back', sub { (sample('dlq_size', 'tenant_id="all"') // -1) == 1 });
 
-$t->kafka('kill');
-$t->wait_for('/readyz to see that the broker is away', sub { ($worker->http('/readyz'))[0] == 503 });
-ok(page('/readyz')->{missing}{broker}, 'and to name it');
-is_deeply([ ($worker->http('/health'))[0], page('/health')->{status} ], [ 200, 'degraded' ], '/health: 200, degraded');
-is(($worker->http('/healthz'))[0], 200, '/healthz: a restart would not help');
-is(($worker->http('/health/db'))[0], 200, '/health/db: the database is well');
-$t->kafka('start');
-$t->wait_for('the worker to be ready once more', sub { ($worker->http('/readyz'))[0] == 200 });
+# Which of librdkafka's connections goes last is chance.
+for my $round (1 .. 3)
+{
+	$t->kafka('kill');
+	$t->wait_for('/readyz to see that the broker is away', sub { ($worker->http('/readyz'))[0] == 503 });
+	ok(page('/readyz')->{missing}{broker}, 'and to name it');
+	is_deeply([ ($worker->http('/health'))[0], page('/health')->{status} ], [ 200, 'degraded' ], '/health: 200, degraded');
+	is(($worker->http('/healthz'))[0], 200, '/healthz: a restart would not help');
+	is(($worker->http('/health/db'))[0], 200, '/health/db: the database is well');
+	$t->kafka('start');
+	$t->wait_for('the worker to be ready once more', sub { ($worker->http('/readyz'))[0] == 200 });
+}
 
 is($worker->stop, 0, 'and it ends in order');
 
