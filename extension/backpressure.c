@@ -99,7 +99,7 @@ static SnStatement move_queue = {.sql = "SELECT sentinai.backpressure_move($1, $
 								 .n_args = 6,
 								 .args = {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, FLOAT8OID}};
 
-/* Whose window has not seen a BackpressureApplied: the first to say so emits it. */
+/* Whose window has not seen a BackpressureApplied: the first to say so emits it. A late call of the window before does not. */
 static SnStatement begin_notices = {
 	.sql =
 		"INSERT INTO sentinai.backpressure AS b (tenant_id, limit_type, window_started_at, window_seconds)"
@@ -110,6 +110,8 @@ static SnStatement begin_notices = {
 		" ORDER BY u.tenant_id ON CONFLICT (tenant_id, limit_type) DO UPDATE"
 		" SET window_started_at = excluded.window_started_at, window_seconds = excluded.window_seconds"
 		" WHERE (b.window_started_at, b.window_seconds) <> (excluded.window_started_at, excluded.window_seconds)"
+		"  AND (b.window_started_at - b.window_seconds * interval '1 s', b.window_seconds)"
+		"   <> (excluded.window_started_at, excluded.window_seconds)"
 		" RETURNING b.tenant_id",
 	.n_args = 4,
 	.args = {TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTOID}};

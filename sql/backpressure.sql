@@ -325,6 +325,17 @@ SELECT pg_temp.send(), pg_temp.send();
 SELECT count(*), min(error_message) FROM dead_letter_queue WHERE tenant_id = 'PR_A';
 SELECT count(*) FROM pg_temp.queue;
 
+--
+-- A call that began in the window before, and is late, does not say it again
+--
+SELECT tenant_add('PR_L');
+SELECT limit_value FROM rate_limit_set('PR_L', 'events_ingested', 1, 2);
+SELECT pg_temp.at(6000), pg_temp.send('x1 PR_L', 'x2 PR_L');
+SELECT pg_temp.at(6002), pg_temp.send('x3 PR_L', 'x4 PR_L');
+SELECT pg_temp.at(6001.9), pg_temp.send('x5 PR_L');
+SELECT pg_temp.at(6003.9), pg_temp.send('x6 PR_L');
+SELECT count(*), count(DISTINCT event_id) FROM event_log WHERE event_type = 'BackpressureApplied' AND tenant_id = 'PR_L';
+
 SELECT rate_limit_forecast('nobody');
 SELECT rate_limit_forecast(NULL);
 RESET sentinai.test_clock;
