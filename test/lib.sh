@@ -20,16 +20,15 @@ own() {		# give files to the user who runs the servers
 	[ "$(id -u)" != 0 ] || chown postgres: "$@"
 }
 
-# A port below the range that the kernel takes for outgoing connections, and free now. Two scripts that ask at the same
-# moment get different ones: a claim stands for a minute.
+# A port below the range that the kernel takes for outgoing connections, and free now. It is claimed for as long as the
+# caller's folder ($dir) is there, so that nobody else takes it while a server of ours is down.
 free_port() {
 	local port claims=${TMPDIR:-/tmp}/sentinai-ports.$UID
 	mkdir -p "$claims"
-	find "$claims" -type f -mmin +1 -delete 2>/dev/null || true
+	find "$claims" -xtype l -delete 2>/dev/null || true
 	while :; do
 		port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-		if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null &&
-			(set -o noclobber && : >"$claims/$port") 2>/dev/null; then
+		if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && ln -sT "${dir:-$BUILD}" "$claims/$port" 2>/dev/null; then
 			echo "$port"
 			return
 		fi

@@ -2,7 +2,8 @@
  * admin: what the tests and the demo ask a Kafka broker for, without a Java machine per question.
  *
  * Usage: admin BOOTSTRAP COMMAND [ARGUMENT...]; the commands are the rows of commands[]. Each prints its answer on
- * standard output; a refusal goes to standard error and ends the program with status 1.
+ * standard output; a refusal goes to standard error and ends the program with status 1, or 75 where the same question may
+ * be answered a moment later.
  *
  * produce and consume carry records byte for byte, one a line, fields separated by tabs, bytes in hexadecimal, "-" for
  * what is null:
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 #include <time.h>
 
 #define TIMEOUT_MS 30000
@@ -26,7 +28,30 @@
 static rd_kafka_t *client;
 static int failed_deliveries;
 
-static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *format, ...)
+/* A broker that is starting, a coordinator or a leader that moves, a group that has not yet missed a member that is gone. */
+static bool
+passes(rd_kafka_resp_err_t error)
+{
+	switch (error)
+	{
+		case RD_KAFKA_RESP_ERR__TRANSPORT:
+		case RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION:
+		case RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_NOT_CONTROLLER:
+		case RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS:
+		case RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_NOT_COORDINATOR:
+		case RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS:
+		case RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID:
+		case RD_KAFKA_RESP_ERR_NON_EMPTY_GROUP:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void __attribute__((format(printf, 2, 3), noreturn)) refused(rd_kafka_resp_err_t error, const char *format, ...)
 {
 	va_list args;
 
@@ -35,8 +60,10 @@ static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *form
 	vfprintf(stderr, format, args);
 	fputc('\n', stderr);
 	va_end(args);
-	exit(1);
+	exit(passes(error) ? EX_TEMPFAIL : 1);
 }
+
+#define die(...) refused(RD_KAFKA_RESP_ERR_NO_ERROR, __VA_ARGS__)
 
 static long
 number(const char *text)
@@ -61,7 +88,7 @@ answer(rd_kafka_queue_t *queue)
 	if (event == NULL)
 		die("no answer within %d s", TIMEOUT_MS / 1000);
 	if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR)
-		die("%s", rd_kafka_event_error_string(event));
+		refused(rd_kafka_event_error(event), "%s", rd_kafka_event_error_string(event));
 	return event;
 }
 
@@ -70,10 +97,10 @@ check_topic_results(const rd_kafka_topic_result_t **results, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		if (rd_kafka_topic_result_error(results[i]) != RD_KAFKA_RESP_ERR_NO_ERROR)
-			die("topic %s: %s", rd_kafka_topic_result_name(results[i]),
-				rd_kafka_topic_result_error_string(results[i])
-					? rd_kafka_topic_result_error_string(results[i])
-					: rd_kafka_err2str(rd_kafka_topic_result_error(results[i])));
+			refused(rd_kafka_topic_result_error(results[i]), "topic %s: %s", rd_kafka_topic_result_name(results[i]),
+					rd_kafka_topic_result_error_string(results[i])
+						? rd_kafka_topic_result_error_string(results[i])
+						: rd_kafka_err2str(rd_kafka_topic_result_error(results[i])));
 }
 
 static void
@@ -85,11 +112,12 @@ check_group_results(const rd_kafka_group_result_t **results, size_t count)
 		const rd_kafka_topic_partition_list_t *list = rd_kafka_group_result_partitions(results[i]);
 
 		if (error != NULL)
-			die("group %s: %s", rd_kafka_group_result_name(results[i]), rd_kafka_error_string(error));
+			refused(rd_kafka_error_code(error), "group %s: %s", rd_kafka_group_result_name(results[i]),
+					rd_kafka_error_string(error));
 		for (int p = 0; list != NULL && p < list->cnt; p++)
 			if (list->elems[p].err != RD_KAFKA_RESP_ERR_NO_ERROR)
-				die("group %s, %s/%d: %s", rd_kafka_group_result_name(results[i]), list->elems[p].topic,
-					list->elems[p].partition, rd_kafka_err2str(list->elems[p].err));
+				refused(list->elems[p].err, "group %s, %s/%d: %s", rd_kafka_group_result_name(results[i]),
+						list->elems[p].topic, list->elems[p].partition, rd_kafka_err2str(list->elems[p].err));
 	}
 }
 
@@ -100,7 +128,7 @@ metadata(void)
 	rd_kafka_resp_err_t err = rd_kafka_metadata(client, 1, NULL, &answer, TIMEOUT_MS);
 
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		die("metadata: %s", rd_kafka_err2str(err));
+		refused(err, "metadata: %s", rd_kafka_err2str(err));
 	return answer;
 }
 
@@ -143,7 +171,7 @@ query_watermarks(const char *topic, int partition, int64_t *low, int64_t *high)
 	rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(client, topic, partition, low, high, TIMEOUT_MS);
 
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		die("offsets of %s/%d: %s", topic, partition, rd_kafka_err2str(err));
+		refused(err, "offsets of %s/%d: %s", topic, partition, rd_kafka_err2str(err));
 }
 
 /* ------------------------------------------------------------------ topics */
@@ -273,8 +301,8 @@ cmd_delete_records(char **args)
 	for (int i = 0; i < result->cnt; i++)
 	{
 		if (result->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR)
-			die("%s/%d: %s", result->elems[i].topic, result->elems[i].partition,
-				rd_kafka_err2str(result->elems[i].err));
+			refused(result->elems[i].err, "%s/%d: %s", result->elems[i].topic, result->elems[i].partition,
+					rd_kafka_err2str(result->elems[i].err));
 		printf("%s/%d now begins at %lld\n", result->elems[i].topic, result->elems[i].partition,
 			   (long long) result->elems[i].offset);
 	}
@@ -322,7 +350,7 @@ print_members(const char *group)
 		size_t members = rd_kafka_ConsumerGroupDescription_member_count(groups[i]);
 
 		if (error != NULL)
-			die("group %s: %s", group, rd_kafka_error_string(error));
+			refused(rd_kafka_error_code(error), "group %s: %s", group, rd_kafka_error_string(error));
 		printf("group %s: %s, %zu members\n", group,
 			   rd_kafka_consumer_group_state_name(rd_kafka_ConsumerGroupDescription_state(groups[i])), members);
 		for (size_t m = 0; m < members; m++)

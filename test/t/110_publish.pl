@@ -6,7 +6,7 @@ use Digest::SHA qw(hmac_sha256_hex);
 use Time::HiRes qw(sleep time);
 
 my $t = Sentinai::Test->new(kafka => 1);
-my %environment = (WORKER_TYPE => 'intake', HTTP_PORT => 0, LINGER_MS => 5);
+my %environment = (WORKER_TYPE => 'intake', LINGER_MS => 5);
 my $orders;    # topic of a section's rows; one of its own, so that a check reads no more than those
 my $topics = 0;
 my $serial;    # of those rows; their value
@@ -60,9 +60,14 @@ for my $record (grep { $_ != $replay } @forms)
 
 # ---------------------------------------------------------------- a topic's first record
 
-# One after the other, so that asking for topics with a timer would take the timer's second each.
-my @first = map { trip_to_new_topic("new$_") } 1 .. 5;
-cmp_ok((sort { $a <=> $b } @first)[2], '<', 0.5, 'the first record of a topic does not wait for a timer');
+# Asking for topics with a timer would take up to the timer's second each: five trips in a row that are all quick are no luck.
+my $quick = 0;
+for my $n (1 .. 30)
+{
+	$quick = trip_to_new_topic("new$n") < 0.3 ? $quick + 1 : 0;
+	last if $quick == 5;
+}
+is($quick, 5, 'the first record of a topic does not wait for a timer');
 
 # ---------------------------------------------------------------- order, and clean stops
 

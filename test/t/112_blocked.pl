@@ -14,7 +14,7 @@ $t->topic(compacted => 1, 'cleanup.policy=compact');
 $t->sql(q{SELECT sentinai.tenant_add('T1')});
 
 # Uncompressed, so that a large record stays one.
-my $worker = $t->worker(WORKER_TYPE => 'intake', HTTP_PORT => 0, LINGER_MS => 5, KAFKA_CONF_COMPRESSION_CODEC => 'none');
+my $worker = $t->worker(WORKER_TYPE => 'intake', LINGER_MS => 5, KAFKA_CONF_COMPRESSION_CODEC => 'none');
 
 # ---------------------------------------------------------------- a topic that is not there
 

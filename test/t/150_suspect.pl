@@ -101,7 +101,7 @@ ok($_->running, 'the worker has outlived it') for @workers;
 
 # ---------------------------------------------------------------- killed from outside, twice at the same place
 
-# The session that works on the gated event
+# The session that stands at the gate
 sub victim
 {
 	my ($other_than) = @_;
@@ -109,8 +109,7 @@ sub victim
 
 	$t->wait_for('the gated event to be in work', sub {
 		my ($status, $out) = $t->sql_status(
-			q{SELECT pid FROM pg_stat_activity WHERE application_name = 'sentinai-worker fire consume 0' AND state = 'active'}
-			  . q{ AND query ~ 'consume' AND now() - query_start > '0.3 s'});
+			q{SELECT pid FROM pg_stat_activity WHERE application_name = 'sentinai-worker fire consume 0' AND wait_event = 'PgSleep'});
 		$pid = $out if !$status && $out =~ /^\d+$/ && $out != $other_than;
 		return $pid;
 	});

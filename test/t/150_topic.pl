@@ -71,6 +71,7 @@ is(ask('SELECT count(*) FROM offset_gap'), '0', 'nothing was loud');
 
 wait_sql('SELECT count(*) FROM outbox o WHERE o.id > (SELECT w.id FROM outbox_watermark w WHERE w.topic = o.topic)', '0', 'all is published');
 is($worker{intake}->stop, 0, 'intake stops');
+$t->wait_left('intake-workers');
 $t->kafka('commit', 'intake-workers', 'exceptions', 2, 3);
 $worker{intake}->start;
 $worker{intake}->wait_log(qr/msg="the group's commit at the broker is not the position[^"]*" .*partition=2 committed=3 position=\d+ hint=/);

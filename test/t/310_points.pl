@@ -274,10 +274,12 @@ sub play
 	return ($out . $err);
 }
 
+sub server_log { return Sentinai::Test::slurp("$t->{cluster_dir}/log") }
+
 sub fired
 {
 	my ($point) = @_;
-	return Sentinai::Test::slurp("$t->{cluster_dir}/log") =~ /point \Q$point\E: /;
+	return server_log() =~ /point \Q$point\E: /;
 }
 
 sub server_is_up
@@ -301,7 +303,8 @@ sub visit
 	{
 		server_is_up();
 		$out .= play(story($n));
-		$calm = $t->sql($unrest);
+		(my $away, $calm) = $t->sql_status($unrest);
+		$calm = 'the server is away' if $away;
 		last if $calm eq '';
 	}
 	return 0 if !$hit;
@@ -320,7 +323,10 @@ sub visit_with
 	my ($point, $action, $pass) = @_;
 	return visit("$point: $action" . ($pass ? " at pass $pass" : ''), sub {
 		play("SET sentinai.point = '$point $action " . ($pass // 1) . "';\n", story($n));
-		return fired($point);
+		return 0 if !fired($point);
+		# before it knows, the postmaster would still let the next session in
+		$t->wait_for('the postmaster to miss the session', sub { server_log() =~ /was terminated by signal 9/ }) if $action eq 'kill';
+		return 1;
 	});
 }
 

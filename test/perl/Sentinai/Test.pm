@@ -375,22 +375,24 @@ sub session
 
 # ---------------------------------------------------------------- waiting
 
+# Until the condition holds; that it dies (a server on its way up, a broker that says "not now") counts as not yet.
 sub wait_for
 {
 	my ($self, $what, $condition) = @_;
 	my $end = time + $wait_seconds;
-	my $answer;
 
-	until ($answer = $condition->())
+	while (1)
 	{
+		my $answer = eval { $condition->() };
+		return $answer if $answer;
 		if (time > $end)
 		{
 			fail("waited $wait_seconds s in vain for $what");
-			croak "waited $wait_seconds s in vain for $what";
+			croak "waited $wait_seconds s in vain for $what", $@ ? ": $@" : '';
 		}
 		sleep 0.05;
 	}
-	return $answer;
+	return;
 }
 
 # Until the SQL answers what is wanted. An error counts as another answer, so that a server may be on its way up.
@@ -441,6 +443,27 @@ sub produce
 		$input .= join("\t", @fields) . "\n";
 	}
 	return $self->kafka_with($input, 'produce', $topic);
+}
+
+# Until the group has read all that its topic has
+sub wait_read
+{
+	my ($self, $group, $topic) = @_;
+
+	$self->wait_for("$group to have read $topic", sub {
+		my %end = $self->kafka('offsets', $topic) =~ /^(\d+)\t\d+\t(\d+)$/mg;
+		my %at = map { @$_ } $self->rows("SELECT partition, next_offset FROM sentinai.kafka_offset WHERE group_id = '$group' AND topic = '$topic'");
+		return !grep { ($at{$_} // 0) < $end{$_} } keys %end;
+	});
+	return;
+}
+
+# Until it has no members: one that could not say good-bye is missed after its session.timeout.ms
+sub wait_left
+{
+	my ($self, $group) = @_;
+	$self->wait_for("$group to be empty", sub { $self->kafka('describe', $group) =~ /(?:Empty|Dead), 0 members/ });
+	return;
 }
 
 # All records of a topic, by partition and offset
@@ -497,8 +520,8 @@ sub encoded
 
 # ---------------------------------------------------------------- workers
 
-# A running sentinai-worker with these environment variables beside DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS and
-# HTTP_ADDRESS. A key "name" gives its log a name.
+# A running sentinai-worker with these environment variables beside DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, HTTP_ADDRESS and
+# HTTP_PORT. A key "name" gives its log a name.
 sub worker
 {
 	my ($self, %environment) = @_;
@@ -508,6 +531,7 @@ sub worker
 		environment => {
 			DATABASE_URL => $self->{worker_url} // $self->{url},
 			HTTP_ADDRESS => '127.0.0.1',
+			HTTP_PORT => $self->free_port,
 			KAFKA_BOOTSTRAP_SERVERS => $self->{bootstrap},
 			%environment,
 		});
@@ -515,6 +539,13 @@ sub worker
 	push @{ $self->{workers} }, $worker;
 	$worker->start;
 	return $worker;
+}
+
+sub free_port
+{
+	my ($self) = @_;
+	local $ENV{dir} = $self->{dir};
+	return run('bash', '-c', "source '$top/test/lib.sh'; free_port") =~ s/\s//gr;
 }
 
 # ---------------------------------------------------------------- processes and files
@@ -702,8 +733,9 @@ sub wait_log
 
 	while (1)
 	{
+		my $running = $self->running;
 		return $1 // $& if substr($self->log, $self->{started_at}) =~ $pattern;
-		croak "the worker ended (status $self->{status}) before its log had $pattern:\n" . $self->log if !$self->running;
+		croak "the worker ended (status $self->{status}) before its log had $pattern:\n" . $self->log if !$running;
 		croak "waited $Sentinai::Test::wait_seconds s in vain for $pattern in $self->{log_file}" if time > $end;
 		sleep 0.05;
 	}
@@ -713,7 +745,7 @@ sub wait_log
 sub http
 {
 	my ($self, $path) = @_;
-	my $port = $self->{environment}{HTTP_PORT} || $self->wait_log(qr/http[_ ]port[= ](\d+)/i);
+	my $port = $self->wait_log(qr/http[_ ]port[= ](\d+)/i);
 	my ($status, $out, $err) = Sentinai::Test::capture({}, 'curl', '-sS', '-m', 30, '-w', "\n%{http_code}",
 		"http://127.0.0.1:$port$path");
 
