@@ -140,6 +140,7 @@ slot_adopt(SnSlot *slot, const SnLimitRead *read, TimestampTz now)
 	slot->limit = config->limit;
 	slot->seconds = config->seconds;
 	slot->enabled = config->enabled;
+	slot->reset = config->reset;
 	slot->generation = config->generation;
 }
 
@@ -351,7 +352,7 @@ call_state(const Call *call, int64 n, bool allowed, SnRateLimit *state)
 	state->allowed = allowed;
 	state->limit = slot->limit;
 	state->window_seconds = slot->seconds;
-	state->since = slot->since;
+	state->since = slot->reset ? slot->since : DT_NOBEGIN;
 	state->granted = sn_window_granted(&slot->window, call->now);
 	state->refused = sn_window_refused(&slot->window, call->now);
 	state->remaining = call_remaining(call, state->granted);

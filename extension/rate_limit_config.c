@@ -54,7 +54,8 @@ static const char *const table_names[N_TABLES] = {[TABLE_TENANT] = "tenant",
 /* Columns, as sql/05_tenant.sql and sql/50_rate_limit.sql create them. */
 enum
 {
-	TENANT_STATUS = 3
+	TENANT_STATUS = 3,
+	TENANT_CREATED_AT = 7
 };
 enum /* of rate_limit_type and of its override */
 {
@@ -290,37 +291,47 @@ read_type(const Row *row, SnLimitRead *result)
 	result->closed = row_text_is(row, TYPE_WHEN_FULL, "closed");
 }
 
+/* A tenant that was deleted and added again begins at zero. */
 static bool
-read_tenant(Snapshot snapshot, text *tenant)
+read_tenant(Snapshot snapshot, text *tenant, SnLimitRead *result)
 {
 	Row row = row_open(TABLE_TENANT, snapshot, tenant, NULL);
 	bool known = row.tuple && !row_text_is(&row, TENANT_STATUS, "archived");
 
+	if (known)
+		result->config.since = DatumGetTimestampTz(row_datum(&row, TENANT_CREATED_AT));
 	row_close(&row);
 	return known;
 }
 
-static void
+/* False: the tenant has no limit of its own. */
+static bool
 read_config(Snapshot snapshot, text *tenant, text *name, SnLimitRead *result)
 {
 	Row row = row_open(TABLE_CONFIG, snapshot, tenant, name);
+	bool own = row.tuple != NULL;
 
-	if (row.tuple)
+	if (own)
 	{
 		result->config.limit = DatumGetInt64(row_datum(&row, CONFIG_LIMIT));
 		result->config.seconds = DatumGetInt32(row_datum(&row, CONFIG_SECONDS));
 		result->config.enabled = DatumGetBool(row_datum(&row, CONFIG_ENABLED));
 	}
 	row_close(&row);
+	return own;
 }
 
 static void
 read_since(Snapshot snapshot, text *tenant, text *name, SnLimitRead *result)
 {
 	Row row = row_open(TABLE_SINCE, snapshot, tenant, name);
+	TimestampTz since = row.tuple ? DatumGetTimestampTz(row_datum(&row, SINCE_SINCE)) : DT_NOBEGIN;
 
-	if (row.tuple)
-		result->config.since = Max(result->config.since, DatumGetTimestampTz(row_datum(&row, SINCE_SINCE)));
+	if (since > result->config.since)
+	{
+		result->config.since = since;
+		result->config.reset = true;
+	}
 	row_close(&row);
 }
 
@@ -358,19 +369,19 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 	Row row;
 
 	memset(result, 0, sizeof(*result));
-	result->config.since = DT_NOBEGIN;
 	result->config.generation = sn_limit_private() ? 0 : sn_slot_generation(key->hash);
 	snapshot = latest_snapshot();
 	row = type_row(type, snapshot, name);
 	if (!cache_valid)
 		lookup = SN_LIMIT_NO_TYPE;
-	else if (!read_tenant(snapshot, tenant))
+	else if (!read_tenant(snapshot, tenant, result))
 		lookup = SN_LIMIT_NO_TENANT;
 	else
 	{
 		read_type(&row, result);
-		read_config(snapshot, tenant, name, result);
-		read_since(snapshot, everybody, name, result);
+		/* A type that was disabled and enabled again was neither for who has a limit of his own. */
+		if (!read_config(snapshot, tenant, name, result))
+			read_since(snapshot, everybody, name, result);
 		read_since(snapshot, tenant, name, result);
 		read_usage(snapshot, tenant, name, result);
 	}

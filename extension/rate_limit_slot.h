@@ -29,6 +29,7 @@ typedef struct SnSlotConfig
 	int64 limit;
 	int32 seconds;
 	bool enabled;
+	bool reset;		   /* since is that of a reset, not of the tenant's beginning */
 	uint32 generation; /* it counts as long as sn_slot_generation() says this; 0: once */
 	TimestampTz since; /* what was counted before it doesn't count */
 } SnSlotConfig;
@@ -46,8 +47,8 @@ typedef struct SnSlot
 	int32 next; /* in its chain, or in the list of free slots; NO_SLOT: the last */
 	uint8 tenant_len;
 	bool loaded;  /* the counts that the table rate_limit_usage had are in it */
-	bool enabled; /* of its configuration, as the next two */
-	char pad;
+	bool enabled; /* of its configuration, as the next four */
+	bool reset;
 	uint32 generation;
 	int32 seconds;
 	int64 limit;

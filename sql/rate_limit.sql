@@ -183,6 +183,14 @@ SELECT rate_limit_type_delete('api_requests');
 SELECT * FROM pg_temp.ask('rl_c', 'api_requests');
 SELECT limit_type, limit_value, builtin FROM rate_limit_type_effective ORDER BY 1;
 SELECT rate_limit_type_delete('exports');
+\echo -- a type that is disabled and enabled again: who has a limit of his own keeps his counts, it was always enabled
+SELECT limit_type FROM rate_limit_type_set('downloads', 10, 3600);
+SELECT limit_value FROM rate_limit_set('rl_c', 'downloads', 10, 3600);
+SELECT granted FROM pg_temp.ask('rl_b', 'downloads', 6) UNION ALL SELECT granted FROM pg_temp.ask('rl_c', 'downloads', 6);
+SELECT limit_type FROM rate_limit_type_set('downloads', 10, 3600, false) UNION ALL SELECT limit_type FROM rate_limit_type_set('downloads', 10, 3600);
+SELECT * FROM pg_temp.ask('rl_b', 'downloads');
+SELECT * FROM pg_temp.ask('rl_c', 'downloads');
+SELECT rate_limit_type_delete('downloads');
 
 \echo -- a limit that makes the difference begins at zero; a row that a restore brings does not
 SELECT limit_type FROM rate_limit_type_set('uploads', 5, 60, false);
@@ -375,6 +383,12 @@ SELECT rate_limit_check('rl_c', 'tool_executions');
 SELECT rate_limit_check('rl_c', 'events_ingested');
 SELECT tenant_resume('rl_c');
 SELECT granted FROM pg_temp.ask('rl_c', 'tool_executions');
+\echo -- deleted and added again it is another one, of which nothing was counted yet
+SELECT * FROM pg_temp.ask('rl_c', 'tool_executions', 5);
+SELECT rate_limit_flush();
+DELETE FROM tenant WHERE tenant_id = 'rl_c';
+SELECT tenant_add('rl_c');
+SELECT * FROM pg_temp.ask('rl_c', 'tool_executions');
 DELETE FROM tenant WHERE tenant_id = 'rl_c';
 SELECT rate_limit_check('rl_c', 'tool_executions');
 SELECT tenant_add('rl_c');
