@@ -74,7 +74,8 @@ enum
 };
 enum
 {
-	SINCE_SINCE = 3
+	SINCE_SINCE = 3,
+	SINCE_OWN_UNTIL
 };
 enum
 {
@@ -321,18 +322,21 @@ read_config(Snapshot snapshot, text *tenant, text *name, SnLimitRead *result)
 	return own;
 }
 
-static void
-read_since(Snapshot snapshot, text *tenant, text *name, SnLimitRead *result)
+/* after: what is about everybody and not later isn't about this tenant. Returns until when the tenant had a limit of its own. */
+static TimestampTz
+read_since(Snapshot snapshot, text *tenant, text *name, TimestampTz after, SnLimitRead *result)
 {
 	Row row = row_open(TABLE_SINCE, snapshot, tenant, name);
 	TimestampTz since = row.tuple ? DatumGetTimestampTz(row_datum(&row, SINCE_SINCE)) : DT_NOBEGIN;
+	TimestampTz own_until = row.tuple ? DatumGetTimestampTz(row_datum(&row, SINCE_OWN_UNTIL)) : DT_NOBEGIN;
 
-	if (since > result->config.since)
+	if (since > after && since > result->config.since)
 	{
 		result->config.since = since;
 		result->config.reset = true;
 	}
 	row_close(&row);
+	return own_until;
 }
 
 static void
@@ -378,11 +382,16 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 		lookup = SN_LIMIT_NO_TENANT;
 	else
 	{
+		TimestampTz own_until;
+		bool own;
+
 		read_type(&row, result);
-		/* A type that was disabled and enabled again was neither for who has a limit of his own. */
-		if (!read_config(snapshot, tenant, name, result))
-			read_since(snapshot, everybody, name, result);
-		read_since(snapshot, tenant, name, result);
+		own = read_config(snapshot, tenant, name, result);
+		own_until = read_since(snapshot, tenant, name, DT_NOBEGIN, result);
+
+		/* A type that was disabled and enabled again was neither for who had a limit of his own. */
+		if (!own)
+			read_since(snapshot, everybody, name, own_until, result);
 		read_usage(snapshot, tenant, name, result);
 	}
 	row_close(&row);

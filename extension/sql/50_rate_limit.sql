@@ -55,6 +55,7 @@ CREATE TABLE sentinai.rate_limit_since (
 	tenant_id	text COLLATE "C" NOT NULL,
 	limit_type	text COLLATE "C" NOT NULL,
 	since		timestamptz NOT NULL,
+	own_until	timestamptz NOT NULL DEFAULT '-infinity',
 	PRIMARY KEY (tenant_id, limit_type)
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.rate_limit_since', '');
@@ -62,6 +63,7 @@ COMMENT ON TABLE sentinai.rate_limit_since IS
 	'Since when calls count: a limit that was reset, or enabled again, begins at zero there. Rows of the past go with rate_limit_retain().';
 COMMENT ON COLUMN sentinai.rate_limit_since.tenant_id IS 'The tenant; empty: all.';
 COMMENT ON COLUMN sentinai.rate_limit_since.since IS 'What was counted before this counts no more.';
+COMMENT ON COLUMN sentinai.rate_limit_since.own_until IS 'Until when the tenant had a limit of its own: what became of the type before is not about it.';
 
 CREATE TABLE sentinai.rate_limit_usage (
 	tenant_id			text COLLATE "C" NOT NULL,
@@ -213,6 +215,10 @@ BEGIN
 	END IF;
 	IF coalesce(NEW.enabled, without) AND NOT coalesce(OLD.enabled, without) THEN
 		PERFORM sentinai.rate_limit_restart(coalesce(to_jsonb(changed) ->> 'tenant_id', ''), changed.limit_type);
+	ELSIF TG_TABLE_NAME = 'rate_limit_config' AND TG_OP = 'DELETE' THEN
+		INSERT INTO sentinai.rate_limit_since AS s (tenant_id, limit_type, since, own_until)
+		VALUES (OLD.tenant_id, OLD.limit_type, '-infinity', clock_timestamp())
+		ON CONFLICT ON CONSTRAINT rate_limit_since_pkey DO UPDATE SET own_until = excluded.own_until;
 	END IF;
 	RETURN NULL;
 END
@@ -355,7 +361,7 @@ CREATE FUNCTION sentinai.rate_limit_retain() RETURNS text
 	AS $$
 BEGIN
 	DELETE FROM sentinai.rate_limit_usage u WHERE u.updated_at < now() - interval '3 days' AND u.appointment < now();
-	DELETE FROM sentinai.rate_limit_since s WHERE s.since < now() - interval '4 days';
+	DELETE FROM sentinai.rate_limit_since s WHERE greatest(s.since, s.own_until) < now() - interval '4 days';
 	RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
 	RETURN 'counts of the past could not be deleted: their rows are locked';

@@ -118,7 +118,7 @@ sub config_of
 	return $self->{configs}{"$tenant $type"} // $self->{types}{$type};
 }
 
-# A type that is enabled again begins at zero, for all tenants.
+# A type that is enabled again begins at zero, for all tenants without a limit of their own.
 sub set_type
 {
 	my ($self, $type, $config) = @_;
@@ -126,7 +126,7 @@ sub set_type
 
 	$self->{types}{$type} = {%$config};
 	return if !$was || $was->{enabled} || !$config->{enabled};
-	%$_ = () for map { $self->{slots}{$_} } grep { / \Q$type\E$/ } keys %{ $self->{slots} };
+	%$_ = () for map { $self->{slots}{$_} } grep { / \Q$type\E$/ && !$self->{configs}{$_} } keys %{ $self->{slots} };
 	return;
 }
 
