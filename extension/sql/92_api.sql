@@ -1,6 +1,6 @@
 -- 92_api: sentinai over HTTP, by PostgREST over the schema sentinai_api and docker/nginx.conf in front of it. Here is what
 -- all of it shares: errors, headers, arguments, Idempotency-Key, and what runs before each request. The functions of the
--- subjects are in 93_api_*.sql and behind, what each role may call in 97_api_role.sql.
+-- subjects are in 93_api_*.sql and behind, what each role may call in 98_api_role.sql.
 --
 -- A function of sentinai_api reads its arguments, calls sentinai.*, and shapes the answer. GET functions are STABLE: their
 -- transaction is read only. A POST function takes the whole body as its one unnamed argument, since a body may lack any field
@@ -146,6 +146,25 @@ $$;
 COMMENT ON FUNCTION sentinai.api_args(jsonb) IS
 	'The arguments of a POST: the body, and over it those of the path and behind the "?" (X-Sentinai-Args: id and tenant_id of the path, then the others). Errors: 22021, SN079 (the body is no object).';
 
+CREATE FUNCTION sentinai.api_path_id(given text) RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT coalesce(sentinai.api_decode(substring(sentinai.api_request_header('x-sentinai-args') FROM '^id=([^&]+)')), $1)
+$$;
+COMMENT ON FUNCTION sentinai.api_path_id(text) IS
+	'The id in the path of a GET, where nginx has found one (in a query a "+" would be a blank), else what was given. Error: 22021.';
+
+CREATE FUNCTION sentinai.api_encode(value text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT string_agg(CASE WHEN c ~ '^[A-Za-z0-9_.~-]$' THEN c
+						   ELSE regexp_replace(upper(encode(convert_to(c, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY n)
+	  FROM string_to_table($1, NULL) WITH ORDINALITY AS t (c, n)
+$$;
+COMMENT ON FUNCTION sentinai.api_encode(text) IS 'A text in percent-encoding, as a segment of a path.';
+
 CREATE FUNCTION sentinai.api_wrong(name text, value jsonb, must text) RETURNS void
 	LANGUAGE plpgsql IMMUTABLE
 	SET search_path = pg_catalog, pg_temp
@@ -158,6 +177,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.api_wrong(text, jsonb, text) IS 'Internal: raises SN001 for an argument.';
+
+CREATE FUNCTION sentinai.api_tenant(tenant_id text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF $1 IS NULL THEN
+		PERFORM sentinai.api_wrong('tenant_id', NULL, 'given');
+	END IF;
+	RETURN $1;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_tenant(text) IS 'A tenant that must be given, by who sees all of them. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_text(args jsonb, name text) RETURNS text
 	LANGUAGE plpgsql IMMUTABLE

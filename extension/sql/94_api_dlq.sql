@@ -1,4 +1,4 @@
--- 93_api_dlq: dead letters over HTTP.
+-- 94_api_dlq: dead letters over HTTP.
 
 -- A dead letter that the caller may see, else the error that there is none: as for one that doesn't exist.
 CREATE FUNCTION sentinai.api_dlq_tenant(id bigint, tenant_id text) RETURNS text
@@ -27,7 +27,7 @@ CREATE FUNCTION sentinai_api.dlq_list(tenant_id text DEFAULT NULL, status text D
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	tenant		text := sentinai.tenant_check($1);
+	tenant		text;
 	place		record;
 	ids			bigint[];
 	items		json;
@@ -36,6 +36,7 @@ DECLARE
 	detail		text;
 	hint		text;
 BEGIN
+	tenant := sentinai.tenant_check($1);
 	PERFORM sentinai.api_page($7, $8);
 	IF $2 NOT IN ('pending', 'retrying', 'succeeded', 'discarded') THEN
 		PERFORM sentinai.api_wrong('status', to_jsonb($2), 'pending, retrying, succeeded or discarded');
@@ -106,11 +107,12 @@ CREATE FUNCTION sentinai_api.dlq_history(id bigint, tenant_id text DEFAULT NULL)
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	tenant	text := sentinai.tenant_check($2);
+	tenant	text;
 	items	json;
 	detail	text;
 	hint	text;
 BEGIN
+	tenant := sentinai.tenant_check($2);
 	-- It outlives the dead letter.
 	SELECT json_agg(h ORDER BY h.id) INTO items FROM sentinai.dlq_history($1) h WHERE tenant IS NULL OR h.tenant_id = tenant;
 	IF items IS NULL THEN
@@ -234,10 +236,7 @@ DECLARE
 	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
-	tenant := sentinai.tenant_check(args->>'tenant_id');
-	IF tenant IS NULL THEN
-		PERFORM sentinai.api_wrong('tenant_id', NULL, 'given');
-	END IF;
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	answer := sentinai.api_begin('dlq_replay', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;

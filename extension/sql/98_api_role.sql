@@ -1,4 +1,4 @@
--- 97_api_role: who may call what over HTTP. As in 90_role.sql: nothing is PUBLIC's, and every right is listed here.
+-- 98_api_role: who may call what over HTTP. As in 90_role.sql: nothing is PUBLIC's, and every right is listed here.
 
 DO $$
 DECLARE
@@ -28,14 +28,19 @@ BEGIN
 	FOR may IN
 		SELECT v.schema_name, v.role_name, f.function_name
 		  FROM (VALUES
-			-- Without a token: how it is, and nothing about whose.
+			-- Without a token: how it is, and nothing about whose; and who has a link needs no more.
 			('sentinai', 'sentinai_anon', ARRAY['api_pre_request']),
+			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token']),
 			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_status_list', 'api_raise', 'api_limited', 'api_request_header',
-				'api_header', 'api_answer', 'api_decode', 'api_args', 'api_wrong', 'api_text', 'api_bigint', 'api_boolean', 'api_page', 'api_after',
-				'api_cursor', 'api_dlq_tenant']),
-			('sentinai_api', 'sentinai_viewer', ARRAY['dlq_list', 'dlq_stats', 'dlq_get', 'dlq_history', 'dlq_groups']),
-			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end']),
-			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard'])
+				'api_header', 'api_answer', 'api_decode', 'api_encode', 'api_path_id', 'api_args', 'api_wrong', 'api_tenant', 'api_text',
+				'api_bigint', 'api_boolean', 'api_page', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_report', 'api_file', 'report_content_type']),
+			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',
+				'dlq_history', 'dlq_groups', 'rate_limits_get', 'rate_limits_usage', 'usage_summary', 'usage_details', 'usage_export',
+				'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_download_head',
+				'report_download_by_token', 'exception_trace', 'exception_events', 'event_why', 'tenant_list']),
+			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end', 'api_report_act', 'event_id_new']),
+			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard', 'report_request',
+				'report_download', 'report_cancel', 'report_retry', 'report_link', 'exception_create'])
 		  ) v (schema_name, role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure, may.role_name), ';')

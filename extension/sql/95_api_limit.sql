@@ -1,0 +1,177 @@
+-- 95_api_limit: rate limits and usage over HTTP.
+
+CREATE FUNCTION sentinai_api.rate_limits_get(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	PERFORM sentinai.usage_check_tenant(tenant);
+	RETURN json_build_object(
+		'tenant_id', tenant,
+		'configs', (SELECT coalesce(json_agg(json_build_object('tenant_id', l.tenant_id, 'limit_type', l.limit_type, 'limit_value', l.limit_value,
+				'window_seconds', l.window_seconds, 'enabled', l.enabled, 'created_at', l.created_at, 'updated_at', l.updated_at)), '[]')
+			FROM sentinai.rate_limit_list(tenant) l WHERE l.source = 'tenant'),
+		'defaults', (SELECT coalesce(json_object_agg(e.limit_type, json_build_object('limit_value', e.limit_value, 'window_seconds', e.window_seconds,
+				'enabled', e.enabled) ORDER BY e.limit_type), '{}')
+			FROM sentinai.rate_limit_type_effective e));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limits_get(text) IS
+	E'The limits of a tenant\nAnswers {tenant_id, configs: [{tenant_id, limit_type, limit_value, window_seconds, enabled, created_at, updated_at}], defaults: {limit_type: {limit_value, window_seconds, enabled}}}.';
+
+CREATE FUNCTION sentinai_api.rate_limits_usage(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	RETURN json_build_object('tenant_id', tenant, 'statuses',
+		(SELECT coalesce(json_agg(json_build_object('tenant_id', u.tenant_id, 'limit_type', u.limit_type, 'limit', u."limit", 'current', u.current,
+				'remaining', u.remaining, 'window_seconds', u.window_seconds, 'reset_at', u.reset_at, 'enabled', u.enabled)), '[]')
+		   FROM sentinai.rate_limit_usage(tenant) u));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limits_usage(text) IS
+	E'How the limits of a tenant stand now\nAnswers {tenant_id, statuses: [{tenant_id, limit_type, limit, current, remaining, window_seconds, reset_at, enabled}]}.';
+
+CREATE FUNCTION sentinai_api.rate_limit_set(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	seconds	bigint;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	seconds := sentinai.api_bigint(args, 'window_seconds', 60);
+	IF seconds NOT BETWEEN 1 AND 86400 THEN
+		PERFORM sentinai.api_wrong('window_seconds', args->'window_seconds', '1 to 86400');
+	ELSIF sentinai.api_text(args, 'limit_type') IS NULL THEN
+		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
+	END IF;
+	SELECT row_to_json(c) INTO answer
+	  FROM sentinai.rate_limit_set(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
+			sentinai.api_bigint(args, 'limit_value'), seconds::integer, sentinai.api_boolean(args, 'enabled', true),
+			sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
+	RETURN answer;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limit_set(jsonb) IS
+	E'Sets a limit of a tenant\nTakes {tenant_id, limit_type, limit_value, window_seconds: 60, enabled: true, reason, actor}. Counts at once, inside the running window. Answers the limit. For the admin.';
+
+CREATE FUNCTION sentinai_api.rate_limit_delete(jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
+		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
+	END IF;
+	PERFORM sentinai.rate_limit_delete(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
+									   sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limit_delete(jsonb) IS
+	E'Gives a tenant the default limit again\nTakes {tenant_id, limit_type, reason, actor}. Answers 204, also where there was nothing to delete. For the admin.';
+
+-- ---- usage ----
+
+CREATE FUNCTION sentinai_api.usage_summary(tenant_id text DEFAULT NULL, period text DEFAULT 'day', at timestamptz DEFAULT now()) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.usage_summary(text, text, timestamptz) IS
+	E'What a tenant has used in a day, week or month\nIn UTC, up to now; at is a time in it. Answers {tenant_id, period, period_start, period_end, totals, by_resource}.';
+
+CREATE FUNCTION sentinai_api.usage_details(tenant_id text DEFAULT NULL, metric_type text DEFAULT NULL, from_date timestamptz DEFAULT NULL,
+		to_date timestamptz DEFAULT NULL, granularity text DEFAULT 'hour', p_limit integer DEFAULT 100, p_offset integer DEFAULT 0) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	ends	timestamptz := coalesce($4, now());
+	items	json;
+	total	bigint;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	PERFORM sentinai.api_page($6, $7);
+	SELECT coalesce(json_agg(json_build_object('metric_type', d.metric, 'resource', d.resource, 'period_start', d.period_start, 'level', d.level,
+											   'quantity', d.quantity) ORDER BY d.n) FILTER (WHERE d.n > $7 AND d.n <= $7::bigint + $6), '[]'), count(*)
+	  INTO items, total
+	  FROM sentinai.usage_details(tenant, $2, coalesce($3, ends - interval '1 day'), ends, $5)
+		   WITH ORDINALITY AS d (metric, resource, period_start, level, quantity, n);
+	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', total, 'limit', $6, 'offset', $7);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.usage_details(text, text, timestamptz, timestamptz, text, integer, integer) IS
+	E'Usage by resource and time\nmetric_type: api_calls, exceptions, tool_executions, events or storage, all where it is missing. From from_date (a day before to_date) until before to_date (now), by minute, hour or day. Answers {tenant_id, items: [{metric_type, resource, period_start, level, quantity}], total, limit, offset}.';
+
+CREATE FUNCTION sentinai_api.usage_export(tenant_id text DEFAULT NULL, from_date timestamptz DEFAULT NULL, to_date timestamptz DEFAULT NULL,
+		format text DEFAULT 'csv', granularity text DEFAULT 'hour') RETURNS sentinai_api."*/*"
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	ends	timestamptz := coalesce($3, now());
+	content	text;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	content := sentinai.usage_export(tenant, coalesce($2, ends - interval '1 day'), ends, $4, $5);
+	PERFORM sentinai.api_header('Content-Type', CASE $4 WHEN 'csv' THEN 'text/csv; charset=utf-8; header=present' ELSE 'application/json' END),
+			sentinai.api_header('Content-Disposition', pg_catalog.format('attachment; filename="usage-%s.%s"', tenant, $4));
+	RETURN convert_to(content, 'UTF8');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.usage_export(text, timestamptz, timestamptz, text, text) IS
+	E'Usage as a file\ncsv (RFC 4180) or json; the other arguments are those of usage_details. Corrections are lines of their own.';

@@ -1,0 +1,304 @@
+-- 96_api_report: audit reports over HTTP.
+
+CREATE FUNCTION sentinai.api_report(report jsonb) RETURNS json
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT json_object_agg(c.key, r->c.key ORDER BY c.n)
+	  FROM (SELECT $1 AS r) report,
+		   unnest(ARRAY['id', 'tenant_id', 'report_type', 'title', 'status', 'format', 'parameters', 'file_size_bytes', 'row_count', 'download_url',
+						'download_expires_at', 'error_message', 'requested_by', 'started_at', 'completed_at', 'created_at', 'rows_done', 'percent',
+						'waits_for', 'tries', 'sha256', 'legal_hold']) WITH ORDINALITY AS c (key, n)
+	 WHERE r ? c.key
+$$;
+COMMENT ON FUNCTION sentinai.api_report(jsonb) IS 'Internal: a row of report_list() or report_status() as HTTP shows it.';
+
+CREATE FUNCTION sentinai_api.report_list(tenant_id text DEFAULT NULL, status text DEFAULT NULL, page integer DEFAULT 1, page_size integer DEFAULT 50) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	tenant	text;
+	items	json;
+	total	bigint;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	SELECT coalesce(json_agg(sentinai.api_report(to_jsonb(l)) ORDER BY l.created_at DESC, l.id DESC), '[]'), max(l.total) INTO items, total
+	  FROM sentinai.report_list(tenant, $2, $3, $4) l;
+	IF total IS NULL AND $3 > 1 THEN
+		-- The page is behind the last one.
+		SELECT max(l.total) INTO total FROM sentinai.report_list(tenant, $2, 1, 1) l;
+	END IF;
+	RETURN json_build_object('items', items, 'total', coalesce(total, 0), 'page', $3, 'page_size', $4,
+							 'total_pages', ceil(coalesce(total, 0)::numeric / $4)::bigint);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_list(text, text, integer, integer) IS
+	E'The reports of a tenant, the newest first\nOf a status (pending, generating, completed, failed, expired) or all; page counts from 1, page_size is 1 to 1000. Answers {items, total, page, page_size, total_pages}.';
+
+CREATE FUNCTION sentinai_api.report_stats(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN (SELECT row_to_json(s) FROM sentinai.report_stats(sentinai.api_tenant(sentinai.tenant_check($1))) s);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_stats(text) IS
+	E'How many reports a tenant has\nAnswers {tenant_id, total_reports, pending_count, generating_count, completed_count, failed_count, expired_count, by_report_type}.';
+
+CREATE FUNCTION sentinai_api.report_types() RETURNS json
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT json_build_object('items', coalesce(json_agg(t), '[]'), 'total', count(*)) FROM sentinai.report_type_list() t
+$$;
+COMMENT ON FUNCTION sentinai_api.report_types() IS
+	E'The types of reports\nWith the parameters that each takes besides from_date and to_date. Answers {items, total}.';
+
+CREATE FUNCTION sentinai_api.report_get(id text, tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN (SELECT sentinai.api_report(to_jsonb(s)) FROM sentinai.report_status($1, sentinai.tenant_check($2)) s);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_get(text, text) IS
+	E'One report\nIts status, how far it is, where it is downloaded from and until when. 404 where there is none, or where it is another tenant''s.';
+
+CREATE FUNCTION sentinai_api.report_manifest(id text, tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.report_manifest_get($1, sentinai.tenant_check($2));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_manifest(text, text) IS
+	E'What proves a completed report\nThe manifest as the text that was signed, its signature and the key: keep it beside the file, sentinai-worker verify reads it.';
+
+CREATE FUNCTION sentinai_api.report_request(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	answer := sentinai.api_begin('report_request', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	SELECT row_to_json(r) INTO answer
+	  FROM sentinai.report_request(tenant, sentinai.api_text(args, 'report_type'), sentinai.api_text(args, 'title'), sentinai.api_text(args, 'format'),
+								   CASE WHEN args->'parameters' = 'null' THEN NULL ELSE args->'parameters' END, sentinai.api_text(args, 'requested_by')) r;
+	RETURN sentinai.api_end(tenant, answer, 202,
+		jsonb_build_object('Location', format('/audit/reports/%s?tenant_id=%s', answer->>'id', tenant)));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_request(jsonb) IS
+	E'Asks for a report\nTakes {tenant_id, requested_by, report_type, title, format: csv, json, jsonl or pdf, parameters: {from_date, to_date, ...}}. Answers 202 with {id, status, download_url, requested_at}: it is made after this. 429 where the tenant has had its report_generations. Idempotency-Key is kept.';
+
+-- ---- downloads ----
+
+CREATE FUNCTION sentinai.api_file(file_name text, content_type text, sha256 text) RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT sentinai.api_header('Content-Type', $2), sentinai.api_header('Content-Disposition', format('attachment; filename="%s"', $1)),
+		   sentinai.api_header('Repr-Digest', format('sha-256=:%s:', encode(decode($3, 'hex'), 'base64'))), sentinai.api_header('Cache-Control', 'no-store')
+$$;
+COMMENT ON FUNCTION sentinai.api_file(text, text, text) IS 'The headers of a download.';
+
+CREATE FUNCTION sentinai_api.report_download(jsonb) RETURNS sentinai_api."*/*"
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	file	record;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	SELECT * INTO file
+	  FROM sentinai.report_download(sentinai.api_text(args, 'id'), sentinai.tenant_check(args->>'tenant_id'), sentinai.api_text(args, 'actor'));
+	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
+	RETURN file.content;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_download(jsonb) IS
+	E'Downloads a completed report\nTakes {id, tenant_id, actor}. The file, with its Content-Type, name and SHA-256. Each download is noted. 409 where it is not completed, 410 where it has expired.';
+
+CREATE FUNCTION sentinai_api.report_download_head(id text, tenant_id text DEFAULT NULL) RETURNS sentinai_api."*/*"
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	report	record;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT * INTO report FROM sentinai.report_status($1, sentinai.tenant_check($2));
+	IF report.status <> 'completed' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = CASE report.status WHEN 'expired' THEN 'SN072' ELSE 'SN071' END,
+			MESSAGE = format('report %s is %s', $1, report.status);
+	END IF;
+	PERFORM sentinai.api_file(format('%s-%s-%s-%s.%s', report.report_type, report.tenant_id, replace(report.parameters->>'from_date', ':', ''), report.id, report.format),
+							  sentinai.report_content_type(report.format), report.sha256);
+	RETURN ''::bytea;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_download_head(text, text) IS
+	E'Whether a report can be downloaded\nThe headers of its download, and nothing is noted: what HEAD of a download answers.';
+
+-- For who has a link, with a token of ours or without: it runs as its owner, since it is the link that decides.
+CREATE FUNCTION sentinai_api.report_download_by_token(jsonb) RETURNS sentinai_api."*/*"
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	file	record;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	IF args ? 'id' AND NOT starts_with(args->>'token', args->>'id' || '.') THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN073', MESSAGE = 'link is not valid', DETAIL = 'It is of another report.';
+	END IF;
+	SELECT * INTO file FROM sentinai.report_download_by_token(sentinai.api_text(args, 'token'));
+	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
+	RETURN file.content;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_download_by_token(jsonb) IS
+	E'Downloads the report of a link\nTakes {token}, of report_link. Needs no login. 403 where the link is not ours or is over, 410 where the report has expired.';
+
+-- What people do with a report: one function each, for their history's sake; the shape is the same.
+CREATE FUNCTION sentinai.api_report_act(body jsonb, act text) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	id		text := sentinai.api_text(args, 'id');
+	tenant	text;
+	answer	json;
+BEGIN
+	SELECT s.tenant_id INTO tenant FROM sentinai.report_status(id, sentinai.tenant_check(args->>'tenant_id')) s;
+	answer := sentinai.api_begin('report_' || $2, tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	CASE $2
+		WHEN 'cancel' THEN PERFORM sentinai.report_cancel(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		WHEN 'retry' THEN PERFORM sentinai.report_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+	END CASE;
+	SELECT sentinai.api_report(to_jsonb(s)) INTO answer FROM sentinai.report_status(id, tenant) s;
+	RETURN sentinai.api_end(tenant, answer);
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_report_act(jsonb, text) IS 'What report_cancel and report_retry of sentinai_api share.';
+
+CREATE FUNCTION sentinai_api.report_cancel(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.api_report_act($1, 'cancel');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_cancel(jsonb) IS
+	E'Ends a report that is not completed\nTakes {id, tenant_id, reason, actor}. Answers the report. 409 where it has ended already. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.report_retry(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.api_report_act($1, 'retry');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_retry(jsonb) IS
+	E'Makes a failed report once more\nTakes {id, tenant_id, reason, actor}. Answers the report. 409 unless it has failed. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.report_link(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	id		text;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	id := sentinai.api_text(args, 'id');
+	PERFORM FROM sentinai.report_status(id, sentinai.tenant_check(args->>'tenant_id'));
+	SELECT row_to_json(l) INTO answer
+	  FROM sentinai.report_link(id, make_interval(secs => sentinai.api_bigint(args, 'valid_for_seconds', 86400)), sentinai.api_text(args, 'actor')) l;
+	RETURN answer;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_link(jsonb) IS
+	E'A link that downloads a report without a login\nTakes {id, tenant_id, actor, valid_for_seconds: 86400}. Answers {url, token, expires_at}; it ends with the report at the latest.';

@@ -1,0 +1,188 @@
+-- 97_api_exception: exceptions and their events over HTTP, and what can be read as a list with PostgREST's own filters.
+
+CREATE FUNCTION sentinai_api.exception_create(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	type	text;
+	event	jsonb;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	IF $1 ? 'tenant_id' AND $1->>'tenant_id' IS DISTINCT FROM tenant THEN
+		PERFORM sentinai.api_wrong('tenant_id', $1->'tenant_id', 'that of the path');
+	END IF;
+	type := coalesce(sentinai.api_text($1, 'event_type'), 'ExceptionIngested');
+	IF type NOT IN ('ExceptionIngested', 'ManualExceptionCreated') THEN
+		PERFORM sentinai.api_wrong('event_type', to_jsonb(type), 'ExceptionIngested or ManualExceptionCreated');
+	END IF;
+	answer := sentinai.api_begin('exception_create', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	-- The event whole, or only its payload: the exception.
+	event := CASE WHEN jsonb_typeof($1->'payload') = 'object' THEN $1
+				  ELSE jsonb_build_object('payload', $1 - ARRAY['tenant_id', 'event_type', 'event_id', 'timestamp', 'exception_id'])
+					   || (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') FROM jsonb_each($1) f WHERE f.key IN ('event_id', 'timestamp', 'exception_id')) END
+			 || jsonb_build_object('tenant_id', tenant, 'event_type', type);
+	IF event->>'event_id' IS NULL THEN
+		event := event || jsonb_build_object('event_id', sentinai.event_id_new());
+	END IF;
+	IF event->>'exception_id' IS NULL THEN
+		event := event || jsonb_build_object('exception_id', event->>'event_id');
+	END IF;
+	PERFORM sentinai.event_publish('exceptions', event);
+	RETURN sentinai.api_end(tenant,
+		json_build_object('event_id', event->>'event_id', 'event_type', type, 'tenant_id', tenant, 'exception_id', event->>'exception_id', 'status', 'accepted'), 202,
+		jsonb_build_object('Location', format('/api/exceptions/%s/%s/trace', tenant, sentinai.api_encode(event->>'exception_id'))));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.exception_create(jsonb) IS
+	E'An exception arrives\nTakes the exception ({exception_id, domain, type, severity, source_system, entity, amount, sla_deadline, owner, ...}), or its event whole, with a payload and the event_type ExceptionIngested or ManualExceptionCreated. Answers 202 once the event is stored, with {event_id, event_type, tenant_id, exception_id, status}. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.exception_trace(tenant_id text, exception_id text) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	id		text;
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	id := sentinai.api_path_id($2);
+	SELECT json_agg(t) INTO items FROM sentinai.event_trace(tenant, id) t;
+	IF items IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
+	END IF;
+	RETURN json_build_object('tenant_id', tenant, 'exception_id', id, 'items', items, 'total', json_array_length(items));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.exception_trace(text, text) IS
+	E'What happened to the events of an exception\nIn time order: arrived, handled, waits, dead letters and each step of their lives. Answers {tenant_id, exception_id, items, total}.';
+
+CREATE FUNCTION sentinai_api.exception_events(exception_id text, tenant_id text DEFAULT NULL, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	id		text;
+	items	json;
+	total	bigint;
+	detail	text;
+	hint	text;
+BEGIN
+	PERFORM sentinai.api_page($3, $4);
+	id := sentinai.api_path_id($1);
+	SELECT coalesce(json_agg(e.event ORDER BY e.n) FILTER (WHERE e.n > $4 AND e.n <= $4::bigint + $3), '[]'), count(*) INTO items, total
+	  FROM (SELECT row_to_json(x) AS event, row_number() OVER () AS n
+			  FROM sentinai.exception_events(id, sentinai.tenant_check($2)) x) e;
+	IF total = 0 THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
+	END IF;
+	RETURN json_build_object('exception_id', id, 'items', items, 'total', total, 'limit', $3, 'offset', $4);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.exception_events(text, text, integer, integer) IS
+	E'The events of an exception\nBy the time they happened. payload and metadata are null for who is not a member of sentinai_payload. Answers {exception_id, items, total, limit, offset}.';
+
+CREATE FUNCTION sentinai_api.event_why(event_id text, tenant_id text DEFAULT NULL, worker_type text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	id		text;
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($2));
+	id := sentinai.api_path_id($1);
+	SELECT coalesce(json_agg(w), '[]') INTO items FROM sentinai.event_why(tenant, id, $3) w;
+	RETURN json_build_object('tenant_id', tenant, 'event_id', id, 'items', items, 'total', json_array_length(items));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.event_why(text, text, text) IS
+	E'Why an event is where it is\nOne item for each worker type that it concerns: state, reason, details. Answers {tenant_id, event_id, items, total}.';
+
+CREATE FUNCTION sentinai_api.tenant_list(status text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT coalesce(json_agg(t), '[]') INTO items FROM sentinai.tenant_list($1) t;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.tenant_list(text) IS
+	E'Tenants\nOf a status (active, suspended, archived) or all: the caller''s own, and for the admin every one. Answers {items, total}.';
+
+-- ---- lists ----
+
+-- Each column that a viewer may read of a table, under row security: with PostgREST's filters, ordering and columns, at /rest/NAME.
+DO $$
+DECLARE
+	shown	record;
+	said	record;
+BEGIN
+	FOR shown IN
+		SELECT v.name, v.about, pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
+		  FROM (VALUES
+			('dead_letter_queue', E'Dead letters, as a list to filter\nWithout payloads, which dlq_list and dlq_get have.'),
+			('dlq_history', E'What has happened to dead letters, as a list to filter\nDead letters that are gone, too.'),
+			('exceptions', E'Exceptions, as a list to filter\nWhat intake and the other workers know of each.'),
+			('exception_event', E'What happened to exceptions, as a list to filter\nWithout payloads.'),
+			('event_log', E'Events, as a list to filter\nWithout payloads, which exception_events has.'),
+			('event_processing_log', E'How events were handled, as a list to filter\nA row for each event and worker type.'),
+			('audit_report', E'Reports, as a list to filter\nEach with its status.'),
+			('report_history', E'What was done with reports, as a list to filter\nEach download is a row.'),
+			('rate_limit_history', E'Changes of limits, as a list to filter\nWho, when, why.')
+			) v (name, about)
+		  JOIN pg_catalog.pg_attribute a ON a.attrelid = ('sentinai.' || v.name)::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped
+		 -- Other names of a payload are in 90_role.sql.
+		 WHERE pg_catalog.has_column_privilege('sentinai_viewer', a.attrelid, a.attnum, 'SELECT')
+		 GROUP BY 1, 2
+	LOOP
+		EXECUTE pg_catalog.format('CREATE VIEW sentinai_api.%I WITH (security_invoker = true) AS SELECT %s FROM sentinai.%1$I', shown.name, shown.columns);
+		EXECUTE pg_catalog.format('COMMENT ON VIEW sentinai_api.%I IS %L', shown.name, shown.about);
+		EXECUTE pg_catalog.format('REVOKE ALL ON sentinai_api.%I FROM PUBLIC', shown.name);
+		EXECUTE pg_catalog.format('GRANT SELECT ON sentinai_api.%I TO sentinai_viewer, sentinai_admin', shown.name);
+		FOR said IN
+			SELECT c.attname, pg_catalog.col_description(t.attrelid, t.attnum) AS text
+			  FROM pg_catalog.pg_attribute c JOIN pg_catalog.pg_attribute t USING (attname)
+			 WHERE c.attrelid = ('sentinai_api.' || shown.name)::pg_catalog.regclass AND c.attnum > 0
+			   AND t.attrelid = ('sentinai.' || shown.name)::pg_catalog.regclass
+		LOOP
+			EXECUTE pg_catalog.format('COMMENT ON COLUMN sentinai_api.%I.%I IS %L', shown.name, said.attname, said.text);
+		END LOOP;
+	END LOOP;
+END
+$$;
