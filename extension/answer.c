@@ -8,12 +8,14 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "consume.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "metrics.h"
 #include "sentinai.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
@@ -54,12 +56,18 @@ static const struct
 				[SN_DEFERRED] = {DEFERRED, "deferred"},
 				[SN_DEAD] = {DEAD_LETTERED, "dead_lettered"}};
 
-typedef struct Stat
+/* What is counted together; error_type "": none. */
+typedef struct StatKey
 {
 	const char *event_type;
 	const char *tenant_id;
 	const char *error_type;
 	SnOutcome outcome;
+} StatKey;
+
+typedef struct Stat
+{
+	StatKey key;
 	int count;
 	int retries;
 	double seconds;
@@ -115,44 +123,75 @@ stat_event_type(SnBatch *batch, const SnWork *work)
 	return "unknown";
 }
 
-static bool
-same_stat(const Stat *stat, const SnWork *work, const char *event_type, const char *tenant_id)
+static uint32
+stat_hash(const void *key, Size size)
 {
-	return stat->outcome == work->outcome && strcmp(stat->event_type, event_type) == 0 &&
-		   strcmp(stat->tenant_id, tenant_id) == 0 &&
-		   strcmp(text_or_empty(stat->error_type), text_or_empty(work->failure.error_type)) == 0;
+	const StatKey *stat = key;
+	uint32 names = hash_combine(string_hash(stat->event_type, SN_EVENT_TEXT_MAX + 1),
+								string_hash(stat->tenant_id, SN_TENANT_ID_MAX + 1));
+
+	return hash_combine(hash_combine(names, string_hash(stat->error_type, SN_EVENT_TEXT_MAX + 1)), stat->outcome);
 }
 
-/* Counts the work, and sums it up by event type, tenant, outcome and error type; a batch has few of each. */
 static int
-collect_stats(SnBatch *batch, Stat *stats)
+stat_match(const void *a, const void *b, Size size)
 {
+	const StatKey *left = a;
+	const StatKey *right = b;
+
+	return left->outcome != right->outcome || strcmp(left->event_type, right->event_type) != 0 ||
+		   strcmp(left->tenant_id, right->tenant_id) != 0 || strcmp(left->error_type, right->error_type) != 0;
+}
+
+static HTAB *
+stat_table(SnBatch *batch)
+{
+	HASHCTL ctl = {.keysize = sizeof(StatKey),
+				   .entrysize = sizeof(Stat),
+				   .hash = stat_hash,
+				   .match = stat_match,
+				   .hcxt = batch->context};
+
+	return hash_create("sentinai statistics", 16, &ctl, HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+static void
+stat_add(Stat *stat, const SnBatch *batch, const SnWork *work)
+{
+	stat->count++;
+	stat->retries += work->outcome == SN_RETRYING && work->replay == NULL;
+	stat->seconds += work->seconds;
+	sn_metric_handled(batch->worker_type->name, stat->key.event_type, stat->key.tenant_id, outcomes[work->outcome].status,
+					  work->failure.error_type, 1, work->seconds);
+}
+
+/* Counts the work, and sums it up: into stats, in the order in which they first come. */
+static int
+collect_stats(SnBatch *batch, Stat **stats)
+{
+	HTAB *table = stat_table(batch);
 	int n = 0;
-	int last = 0;
 
 	for (int i = 0; i < batch->n_work; i++)
 	{
 		SnWork *work = batch->work[i];
-		const char *event_type = stat_event_type(batch, work);
-		const char *tenant_id = work->tenant_known ? work->event.tenant_id : "";
-		int s = last;
+		StatKey key = {.event_type = stat_event_type(batch, work),
+					   .tenant_id = work->tenant_known ? work->event.tenant_id : "",
+					   .error_type = text_or_empty(work->failure.error_type),
+					   .outcome = work->outcome};
+		Stat *stat;
+		bool found;
 
 		if (outcomes[work->outcome].status == NULL)
 			continue;
-		if (n == 0 || !same_stat(&stats[last], work, event_type, tenant_id))
-			for (s = 0; s < n && !same_stat(&stats[s], work, event_type, tenant_id); s++)
-				;
-		if (s == n)
-			stats[n++] = (Stat){.event_type = event_type,
-								.tenant_id = tenant_id,
-								.error_type = work->failure.error_type,
-								.outcome = work->outcome};
-		last = s;
-		stats[s].count++;
-		stats[s].retries += work->outcome == SN_RETRYING && work->replay == NULL;
-		stats[s].seconds += work->seconds;
-		sn_metric_handled(batch->worker_type->name, event_type, tenant_id, outcomes[work->outcome].status,
-						  work->failure.error_type, 1, work->seconds);
+		stat = hash_search(table, &key, HASH_ENTER, &found);
+		if (!found)
+		{
+			stat->count = stat->retries = 0;
+			stat->seconds = 0;
+			stats[n++] = stat;
+		}
+		stat_add(stat, batch, work);
 	}
 	return n;
 }
@@ -160,7 +199,7 @@ collect_stats(SnBatch *batch, Stat *stats)
 static Datum
 stats_json(SnBatch *batch)
 {
-	Stat *stats = palloc(Max(batch->n_work, 1) * sizeof(Stat));
+	Stat **stats = palloc(Max(batch->n_work, 1) * sizeof(Stat *));
 	int n = collect_stats(batch, stats);
 	StringInfoData buf;
 
@@ -168,14 +207,13 @@ stats_json(SnBatch *batch)
 	appendStringInfoChar(&buf, '[');
 	for (int i = 0; i < n; i++)
 	{
-		Stat *stat = &stats[i];
-		const char *status = outcomes[stat->outcome].status;
+		Stat *stat = stats[i];
 
 		appendStringInfo(&buf, "%s{", i == 0 ? "" : ",");
-		put_string(&buf, "event_type", stat->event_type);
-		put_string(&buf, "tenant_id", stat->tenant_id);
-		put_string(&buf, "status", status);
-		put_string(&buf, "error_type", stat->error_type);
+		put_string(&buf, "event_type", stat->key.event_type);
+		put_string(&buf, "tenant_id", stat->key.tenant_id);
+		put_string(&buf, "status", outcomes[stat->key.outcome].status);
+		put_string(&buf, "error_type", stat->key.error_type[0] == '\0' ? NULL : stat->key.error_type);
 		appendStringInfo(&buf, "\"count\":%d,\"retries\":%d,\"seconds\":%.9f}", stat->count, stat->retries,
 						 stat->seconds / stat->count);
 	}
