@@ -75,6 +75,9 @@ static const Option options[] = {
 	 "Least level that is logged."},
 };
 
+/* Longer names than any of ours are no misspelt ones. */
+#define NAME_MAX_NEARLY 40
+
 #define N_OPTIONS ((int) (sizeof(options) / sizeof(options[0])))
 
 #define KAFKA_PREFIX "KAFKA_CONF_"
@@ -644,6 +647,66 @@ config_free(Config *config)
 	config->n_kafka = 0;
 }
 
+/* ---- misspelt variables ---- */
+
+/* Letters to change, add or leave out so that the one becomes the other, whatever their case. Names only: both are short. */
+static int
+edit_distance(const char *a, int a_length, const char *b, int b_length)
+{
+	int row[NAME_MAX_NEARLY + 1];
+
+	for (int j = 0; j <= b_length; j++)
+		row[j] = j;
+	for (int i = 1; i <= a_length; i++)
+	{
+		int diagonal = row[0];
+
+		row[0] = i;
+		for (int j = 1; j <= b_length; j++)
+		{
+			int above = row[j];
+			int changed = diagonal + (toupper((unsigned char) a[i - 1]) != toupper((unsigned char) b[j - 1]));
+			int best = above < row[j - 1] ? above : row[j - 1];
+
+			row[j] = changed < best + 1 ? changed : best + 1;
+			diagonal = above;
+		}
+	}
+	return row[b_length];
+}
+
+/* One letter in four may be wrong, at most two: BATHC is meant, PATH is not. */
+static bool
+is_nearly(const char *name, int length, const char *known, int known_length)
+{
+	int most = known_length / 4 < 2 ? known_length / 4 : 2;
+
+	return length <= NAME_MAX_NEARLY && edit_distance(name, length, known, known_length) <= most;
+}
+
+const char *
+config_nearly(const char *entry)
+{
+	int length = (int) strcspn(entry, "=");
+	int prefix = (int) strlen(KAFKA_PREFIX);
+	const char *nearly = NULL;
+
+	if (strncmp(entry, KAFKA_PREFIX, prefix) == 0)
+		return NULL;
+	for (int i = 0; i < N_OPTIONS; i++)
+	{
+		int known = (int) strlen(options[i].variable);
+
+		if (length == known && strncmp(entry, options[i].variable, known) == 0)
+			return NULL;
+		if (nearly == NULL && is_nearly(entry, length, options[i].variable, known))
+			nearly = options[i].variable;
+	}
+	if (nearly == NULL && length > prefix && edit_distance(entry, prefix, KAFKA_PREFIX, prefix) <= 1)
+		nearly = KAFKA_PREFIX "...";
+	return nearly;
+}
+
 /* ---- help ---- */
 
 static void
@@ -722,8 +785,8 @@ config_help_markdown(FILE *out)
 		"Made by `sentinai-worker --help-markdown`; the source is `options[]` in `worker/config.c`.\n\n"
 		"Every setting is a variable of the environment or a flag; a flag wins. An empty variable counts as not set. A value\n"
 		"that is out of range or contradicts another, an unknown flag and an unknown property of librdkafka are refused at start,\n"
-		"with one line that says what to write. A variable of another name may be another program's, so a misspelt one is ignored:\n"
-		"the start line and `--check` say what counts.\n\n"
+		"with one line that says what to write. A variable of another name may be another program's, so a misspelt one is ignored;\n"
+		"where its name is nearly a setting's the log warns of it. The start line and `--check` say what counts.\n\n"
 		"| variable | flag | values | default | what it does |\n| --- | --- | --- | --- | --- |\n",
 		out);
 	for (int i = 0; i < N_OPTIONS; i++)

@@ -88,6 +88,12 @@ extern bool config_kafka(const Config *config, rd_kafka_conf_t *conf, char error
 /* DATABASE_URL for people: user@host:port/dbname, without password. Returns buffer. */
 extern char *config_database_shown(const Config *config, char *buffer, size_t size);
 
+/*
+ * The setting that this entry of the environment is most likely meant to be, where its name is nearly but not quite that
+ * one's; NULL: it is a setting, or another program's.
+ */
+extern const char *config_nearly(const char *entry);
+
 /* Exposed for the unit tests: an URL of SQLAlchemy's kind as libpq takes it. The result is the caller's. */
 extern char *config_database_url(const char *url);
 

@@ -118,6 +118,22 @@ start_pumps(Worker *w)
 	}
 }
 
+/* They may be another program's: they are not refused. */
+static void
+warn_of_misspelt_variables(void)
+{
+	for (char **entry = environ; *entry != NULL; entry++)
+	{
+		const char *nearly = config_nearly(*entry);
+		char name[64];
+
+		if (nearly == NULL)
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int) strcspn(*entry, "="), *entry);
+		log_warning("a variable is not a setting, and nearly one", F_TEXT("variable", name), F_TEXT("setting", nearly));
+	}
+}
+
 static bool
 boot(Worker *w, Db *db)
 {
@@ -221,6 +237,7 @@ main(int argc, char **argv)
 		return 0;
 	log_open(w->config.worker_type, w->config.log_format == LOG_JSON,
 			 w->config.action == ACTION_CHECK ? (LogLevel) (LEVEL_ERROR + 1) : (LogLevel) w->config.log_level);
+	warn_of_misspelt_variables();
 	guard_block_signals();
 	if (!worker_init(w))
 	{

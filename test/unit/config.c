@@ -59,6 +59,47 @@ the_runbooks_variables(void **state)
 }
 
 static void
+misspelt_variables(void **state)
+{
+	static const char *const meant[][2] = {
+		{"CONCURENCY=2", "CONCURRENCY"},
+		{"CONCURRENCYS=2", "CONCURRENCY"},
+		{"Concurrency=2", "CONCURRENCY"},
+		{"GROUPID=x", "GROUP_ID"},
+		{"WORKERTYPE=intake", "WORKER_TYPE"},
+		{"DATABASE_URI=x", "DATABASE_URL"},
+		{"KAFKA_BOOTSTRAP_SERVER=x", "KAFKA_BOOTSTRAP_SERVERS"},
+		{"KAFKA_CONFIG_SECURITY_PROTOCOL=ssl", "KAFKA_CONF_..."},
+		{"BATHCH=1", "BATCH"},
+	};
+	static const char *const others[] = {
+		"CONCURRENCY=2",
+		"BATCH=1",
+		"KAFKA_CONF_SASL_USERNAME=me",
+		"KAFKA_HEAP_OPTS=x",
+		"KAFKA_CONSUMER_GROUP=x",
+		"PATH=/bin",
+		"HOME=/",
+		"HTTP_PROXY=x",
+		"LOG_FILE=x",
+		"PGDATABASE=x",
+		"WORKER_POOL_SIZE=x",
+		"A_NAME_THAT_IS_LONGER_THAN_ALL_OF_OUR_NAMES_TOGETHER=x",
+		"=",
+		"",
+	};
+
+	(void) state;
+	for (size_t i = 0; i < sizeof(meant) / sizeof(meant[0]); i++)
+	{
+		assert_non_null(config_nearly(meant[i][0]));
+		assert_string_equal(config_nearly(meant[i][0]), meant[i][1]);
+	}
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		assert_null(config_nearly(others[i]));
+}
+
+static void
 defaults(void **state)
 {
 	Config config;
@@ -249,14 +290,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_runbooks_variables),
-		cmocka_unit_test(defaults),
-		cmocka_unit_test(a_flag_wins),
-		cmocka_unit_test(help_needs_no_settings),
-		cmocka_unit_test(refusals),
-		cmocka_unit_test(refused_properties),
-		cmocka_unit_test(properties),
-		cmocka_unit_test(database_urls),
+		cmocka_unit_test(the_runbooks_variables), cmocka_unit_test(defaults),	cmocka_unit_test(a_flag_wins),
+		cmocka_unit_test(help_needs_no_settings), cmocka_unit_test(refusals),	cmocka_unit_test(misspelt_variables),
+		cmocka_unit_test(refused_properties),	  cmocka_unit_test(properties), cmocka_unit_test(database_urls),
 		cmocka_unit_test(no_password_is_shown),
 	};
 
