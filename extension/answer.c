@@ -161,8 +161,8 @@ stat_add(Stat *stat, const SnBatch *batch, const SnWork *work)
 	stat->count++;
 	stat->retries += work->outcome == SN_RETRYING && work->replay == NULL;
 	stat->seconds += work->seconds;
-	sn_metric_handled(batch->worker_type->name, stat->key.event_type, stat->key.tenant_id, outcomes[work->outcome].status,
-					  work->failure.error_type, 1, work->seconds);
+	sn_metric_handled(batch->worker_type->name, stat->key.event_type, stat->key.tenant_id,
+					  outcomes[work->outcome].status, work->failure.error_type, 1, work->seconds);
 }
 
 /* Counts the work, and sums it up: into stats, in the order in which they first come. */

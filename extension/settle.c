@@ -75,7 +75,12 @@ waits(const SnWork *work)
 	return work->outcome == SN_RETRYING || work->outcome == SN_PARKED || work->outcome == SN_DEFERRED;
 }
 
-/* Work that waits gets its row, work that ended loses it. In order: the ids are the order of a key's queue. */
+/*
+ * Work that waits gets its row, work that ended loses it. In order: the ids are the order of a key's queue.
+ *
+ * A new event's identity may wait there already, as the retry of a reassigned dead letter: its claim then says that it waits,
+ * so that the retry handles it.
+ */
 static void
 settle_pending(SnBatch *batch)
 {
@@ -89,7 +94,7 @@ settle_pending(SnBatch *batch)
 			sn_pending_put(batch, work, "retrying", work->next_attempt_at, NULL);
 		else if (work->outcome == SN_DEFERRED)
 			sn_backpressure_put(batch, work);
-		else if (!sn_pending_put(batch, work, "parked", batch->now, NULL))
+		else if (!sn_pending_put(batch, work, "parked", batch->now, NULL) && !(work->fresh && work->replay == NULL))
 			work->outcome = SN_DUPLICATE;
 	}
 }

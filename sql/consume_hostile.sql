@@ -146,6 +146,33 @@ SELECT event_id, status FROM dead_letter_queue WHERE event_id IN ('moved', 'know
 SELECT pg_temp.send(pg_temp.event('moved', tenant => 'hostile_b'));
 SELECT tenant_id, event_id FROM hostile.done WHERE event_id IN ('moved', 'known') ORDER BY n;
 
+-- While such a retry waits, the very event comes, and has to wait for its key, or for its own retry: it is done once, by whoever comes first
+INSERT INTO hostile.bad VALUES ('met', 'validation_error'), ('met again', 'validation_error'), ('in front', 'transient');
+SELECT pg_temp.send(pg_temp.event('met', 'M'), pg_temp.event('met again', 'N'));
+SELECT status FROM dlq_reassign(pg_temp.dead('met'), 'hostile_b');
+SELECT status FROM dlq_reassign(pg_temp.dead('met again'), 'hostile_b');
+UPDATE hostile.bad SET error = 'transient' WHERE event_id = 'met again';
+SELECT via FROM dlq_retry(pg_temp.dead('met'));
+SELECT via FROM dlq_retry(pg_temp.dead('met again'));
+-- as if it lay in another processor's partition
+UPDATE event_pending SET next_attempt_at = now() + interval '1 hour' WHERE worker_type = 'hostile';
+SELECT pg_temp.send(pg_temp.event('in front', 'M', tenant => 'hostile_b'), pg_temp.event('met', 'M', tenant => 'hostile_b'),
+	pg_temp.event('met again', 'N', tenant => 'hostile_b'));
+SELECT event_id, status FROM event_processing_log WHERE tenant_id = 'hostile_b' AND event_id IN ('met', 'met again', 'in front') ORDER BY 1;
+TABLE pending;
+DELETE FROM hostile.bad;
+UPDATE event_pending SET next_attempt_at = now() WHERE worker_type = 'hostile' AND event_id <> 'in front';
+SELECT pg_temp.tick();
+UPDATE event_pending SET next_attempt_at = now() WHERE worker_type = 'hostile';
+SELECT pg_temp.tick(), pg_temp.tick();
+SELECT event_id, count(*) FROM hostile.done WHERE event_id IN ('met', 'met again', 'in front') GROUP BY 1 ORDER BY 1;
+SELECT string_agg(event_id, ', ' ORDER BY n) FROM hostile.done WHERE event_id IN ('met', 'in front');
+SELECT event_id, status FROM event_processing_log WHERE tenant_id = 'hostile_b' AND event_id IN ('met', 'met again', 'in front') ORDER BY 1;
+SELECT event_id, status FROM dead_letter_queue WHERE event_id IN ('met', 'met again') ORDER BY id;
+TABLE keys;
+TABLE pending;
+SELECT tenant, event_type FROM books_check(NULL, '2000-01-01', '2100-01-01') WHERE worker_type = 'hostile' AND NOT balanced;
+
 --
 -- Who has seen a token can't close the dead letter with bytes of his own: they are an event like any other
 --
