@@ -8,14 +8,12 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
-#include "lib/stringinfo.h"
+#include "storage/buffile.h"
 
 typedef struct SnReportPdf SnReportPdf;
 
 extern SnReportPdf *sn_report_pdf_start(TimestampTz deadline);
 extern void sn_report_pdf_feed(SnReportPdf *pdf, const char *data, size_t size);
-extern void sn_report_pdf_end_input(SnReportPdf *pdf);
-extern bool sn_report_pdf_read(SnReportPdf *pdf, StringInfo out, int size);
-extern void sn_report_pdf_finish(SnReportPdf *pdf, bool any_output);
+extern int64 sn_report_pdf_finish(SnReportPdf *pdf, BufFile *file);
 
 #endif /* SN_REPORT_PDF_H */

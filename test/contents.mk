@@ -28,7 +28,8 @@ REGRESS = \
 	rate_limit \
 	report \
 	audit_report \
-	legal_hold
+	legal_hold \
+	personal_data
 
 # test/pgtap/NAME.sql
 PGTAP = \

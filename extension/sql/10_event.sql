@@ -242,14 +242,6 @@ BEGIN
 			MESSAGE = parsed.message,
 			DETAIL = coalesce(parsed.detail, format('The event is %s%s.', parsed.event_id, ' of tenant ' || parsed.tenant_id)),
 			HINT = 'Nothing was published. docs/events.md describes the fields of an event.';
-	END IF;
-	PERFORM sentinai.tenant_check(parsed.tenant_id);
-	-- Any other topic of the broker may be somebody else's: the worker that publishes has rights of its own there.
-	IF NOT sentinai.caller_sees_all() AND NOT EXISTS (SELECT FROM sentinai.worker_type_effective w WHERE w.topic = event_publish.topic) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'insufficient_privilege',
-			MESSAGE = format('permission denied for topic "%s"', event_publish.topic),
-			HINT = 'A tenant publishes to topics that a worker type reads.';
 	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type t WHERE t.event_type = parsed.event_type) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
@@ -281,7 +273,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.event_publish(text, jsonb) IS
-	'Publishes an event of ours to a topic of Kafka, when the transaction commits, and returns its id. event: the envelope; a missing event_id, timestamp or version is filled in. The record''s key is tenant_id:exception_id, or tenant_id:event_id without an exception. It is in event_log at once. To keep the order of one exception''s events, lock a row of that exception before the call. Errors: 42501 (another tenant than the caller''s, or a topic that no worker type reads and the caller does not see all), SN001 (topic), SN004 (tenant), SN005 (event type), SN006 (a field is missing or wrong).';
+	'Publishes an event of ours to a topic of Kafka, when the transaction commits, and returns its id. event: the envelope; a missing event_id, timestamp or version is filled in. The record''s key is tenant_id:exception_id, or tenant_id:event_id without an exception. It is in event_log at once. To keep the order of one exception''s events, lock a row of that exception before the call. Errors: SN001 (topic), SN004 (tenant), SN005 (event type), SN006 (a field is missing or wrong).';
 
 CREATE FUNCTION sentinai.exception_events(exception text, tenant text DEFAULT NULL)
 	RETURNS TABLE (
@@ -305,26 +297,20 @@ DECLARE
 	-- By name, so that the indexes, which begin with the tenant, are used.
 	of_tenants	text[] := CASE WHEN $2 IS NULL THEN ARRAY(SELECT t.tenant_id FROM sentinai.tenant t) ELSE ARRAY[$2] END;
 BEGIN
-	-- Two statements, since a column that the caller may not read can't even be named.
-	IF pg_has_role('sentinai_payload', 'USAGE') THEN
-		RETURN QUERY
-			SELECT l.tenant_id::text, l.event_id::text, l.event_type::text, l."timestamp", l.correlation_id,
-				   l.payload, l.metadata, l.version, l.topic::text, l.partition, l.kafka_offset, l.created_at
-			  FROM sentinai.event_log l
-			 WHERE l.tenant_id = ANY (of_tenants) AND l.exception_id = $1
-			 ORDER BY l."timestamp", l.created_at, l.kafka_offset;
-	ELSE
-		RETURN QUERY
-			SELECT l.tenant_id::text, l.event_id::text, l.event_type::text, l."timestamp", l.correlation_id,
-				   NULL::jsonb, NULL::jsonb, l.version, l.topic::text, l.partition, l.kafka_offset, l.created_at
-			  FROM sentinai.event_log l
-			 WHERE l.tenant_id = ANY (of_tenants) AND l.exception_id = $1
-			 ORDER BY l."timestamp", l.created_at, l.kafka_offset;
-	END IF;
+	-- The payloads by a function of their own, which masks them: the columns themselves are the admin's.
+	RETURN QUERY
+		SELECT l.tenant_id::text, l.event_id::text, l.event_type::text, l."timestamp", l.correlation_id,
+			   p.payload, p.metadata, l.version, l.topic::text, l.partition, l.kafka_offset, l.created_at
+		  FROM sentinai.event_log l
+		  LEFT JOIN sentinai.exception_payloads($1, of_tenants) p
+				 ON (p.tenant_id, p.event_id, p.created_at) = (l.tenant_id, l.event_id, l.created_at)
+				AND (p.topic, p.partition, p.kafka_offset) IS NOT DISTINCT FROM (l.topic, l.partition, l.kafka_offset)
+		 WHERE l.tenant_id = ANY (of_tenants) AND l.exception_id = $1
+		 ORDER BY l."timestamp", l.created_at, l.kafka_offset;
 END
 $$;
 COMMENT ON FUNCTION sentinai.exception_events(text, text) IS
-	'The events of an exception in event_log, by the time they happened. exception: its id; tenant: NULL looks at all tenants. payload and metadata are NULL for who is not a member of sentinai_payload.';
+	'The events of an exception in event_log, by the time they happened. exception: its id; tenant: NULL looks at all tenants. payload and metadata are NULL for who is not a member of sentinai_payload; what payload_mask_list() names is *** for all but an admin.';
 
 CREATE FUNCTION sentinai.event_trace(tenant text, exception text)
 	RETURNS TABLE (

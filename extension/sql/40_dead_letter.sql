@@ -90,7 +90,7 @@ CREATE TABLE sentinai.dlq_history (
 	token			uuid,
 	reason			text,
 	actor			text,
-	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
+	authenticated	text NOT NULL DEFAULT session_user,
 	details			jsonb,
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -278,11 +278,11 @@ CREATE FUNCTION sentinai.dlq_replay(tenant_id text, reason text DEFAULT NULL, ac
 		SELECT count(*), count(*) FILTER (WHERE b.ok) INTO requested_count, updated_count
 		  FROM sentinai.dlq_retry_batch(
 				ARRAY(SELECT d.id FROM sentinai.dead_letter_queue d
-					   WHERE d.tenant_id = sentinai.tenant_check($1) AND d.status = 'pending' ORDER BY d.id), $2, $3) b;
+					   WHERE d.tenant_id = $1 AND d.status = 'pending' ORDER BY d.id), $2, $3) b;
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_replay(text, text, text) IS
-	'dlq_retry() of all pending dead letters of a tenant, in the order in which they came. Returns how many there were, and for how many a retry has begun. Error: 42501.';
+	'dlq_retry() of all pending dead letters of a tenant, in the order in which they came. Returns how many there were, and for how many a retry has begun.';
 
 CREATE FUNCTION sentinai.dlq_discard(INOUT id bigint, reason text, actor text DEFAULT NULL,
 	OUT status text, OUT discarded_at timestamptz, OUT discarded_by text)
@@ -395,7 +395,7 @@ BEGIN
 	END LOOP;
 END
 $$;
-COMMENT ON COLUMN sentinai.dlq_entry.payload IS 'The event''s payload; NULL for who is not a member of sentinai_payload.';
+COMMENT ON COLUMN sentinai.dlq_entry.payload IS 'The event''s payload, masked (payload_mask_list()) for all but an admin; NULL for who is not a member of sentinai_payload.';
 COMMENT ON COLUMN sentinai.dlq_entry.event_metadata IS 'The event''s metadata; NULL for who is not a member of sentinai_payload.';
 
 CREATE FUNCTION sentinai.dlq_entries(ids bigint[]) RETURNS SETOF sentinai.dlq_entry
@@ -403,26 +403,16 @@ CREATE FUNCTION sentinai.dlq_entries(ids bigint[]) RETURNS SETOF sentinai.dlq_en
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	BEGIN
-		-- Two statements, since a column that the caller may not read can't even be named.
-		IF pg_has_role('sentinai_payload', 'USAGE') THEN
-			RETURN QUERY
-				SELECT d.id, d.event_id::text, d.event_type::text, d.tenant_id::text, d.exception_id::text, d.worker_type::text,
-					   d.step::text, d.status::text, d.error_type::text, d.error_message, d.error_detail, d.sqlstate,
-					   d.fingerprint::text, d.retry_count, d.original_topic::text, d.original_partition, d.original_offset,
-					   d.payload, d.event_metadata, d.event_timestamp, d.created_at, d.updated_at, d.retried_at,
-					   d.discarded_at, d.discarded_by
-				  FROM unnest($1) WITH ORDINALITY AS i(id, place) JOIN sentinai.dead_letter_queue d ON d.id = i.id
-				 ORDER BY i.place;
-		ELSE
-			RETURN QUERY
-				SELECT d.id, d.event_id::text, d.event_type::text, d.tenant_id::text, d.exception_id::text, d.worker_type::text,
-					   d.step::text, d.status::text, d.error_type::text, d.error_message, d.error_detail, d.sqlstate,
-					   d.fingerprint::text, d.retry_count, d.original_topic::text, d.original_partition, d.original_offset,
-					   NULL::jsonb, NULL::jsonb, d.event_timestamp, d.created_at, d.updated_at, d.retried_at,
-					   d.discarded_at, d.discarded_by
-				  FROM unnest($1) WITH ORDINALITY AS i(id, place) JOIN sentinai.dead_letter_queue d ON d.id = i.id
-				 ORDER BY i.place;
-		END IF;
+		-- The payloads by a function of their own, which masks them: the columns themselves are the admin's.
+		RETURN QUERY
+			SELECT d.id, d.event_id::text, d.event_type::text, d.tenant_id::text, d.exception_id::text, d.worker_type::text,
+				   d.step::text, d.status::text, d.error_type::text, d.error_message, d.error_detail, d.sqlstate,
+				   d.fingerprint::text, d.retry_count, d.original_topic::text, d.original_partition, d.original_offset,
+				   p.payload, p.event_metadata, d.event_timestamp, d.created_at, d.updated_at, d.retried_at,
+				   d.discarded_at, d.discarded_by
+			  FROM unnest($1) WITH ORDINALITY AS i(id, place) JOIN sentinai.dead_letter_queue d ON d.id = i.id
+			  LEFT JOIN sentinai.dlq_payloads($1) p ON p.id = d.id
+			 ORDER BY i.place;
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_entries(bigint[]) IS
@@ -503,14 +493,10 @@ CREATE FUNCTION sentinai.dlq_size() RETURNS TABLE (tenant_id text, size bigint)
 	LANGUAGE sql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT CASE WHEN c.names THEN d.tenant_id ELSE coalesce(c.own, 'all') END, count(*)
-	  FROM sentinai.dead_letter_queue d
-	 CROSS JOIN (SELECT sentinai.caller_names_tenants() AS names, sentinai.current_tenant() AS own) c
-	 WHERE d.status IN ('pending', 'retrying') AND (c.names OR c.own IS NULL OR d.tenant_id = c.own)
-	 GROUP BY 1 ORDER BY 1
+	SELECT d.tenant_id::text, count(*) FROM sentinai.dead_letter_queue d
+	 WHERE d.status IN ('pending', 'retrying') GROUP BY d.tenant_id ORDER BY 1
 	$$;
-COMMENT ON FUNCTION sentinai.dlq_size() IS
-	'How many dead letters are open (pending or retrying), by tenant; tenants without any have no row. One who has a tenant sees its own, one who has none the sum, as all.';
+COMMENT ON FUNCTION sentinai.dlq_size() IS 'How many dead letters are open (pending or retrying), by tenant; tenants without any have no row.';
 
 CREATE FUNCTION sentinai.dlq_groups(tenant_id text DEFAULT NULL, statuses text[] DEFAULT '{pending,retrying}')
 	RETURNS TABLE (fingerprint text, error_type text, sqlstate text, message_pattern text, event_type text, worker_type text,
@@ -678,7 +664,6 @@ CREATE FUNCTION sentinai.dlq_rehearse(tenant_id text DEFAULT NULL, n integer DEF
 			RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = format('can''t rehearse %s dead letters', $2),
 				HINT = 'n is 1 to 1000.';
 		END IF;
-		$1 := sentinai.tenant_check($1);
 		RETURN QUERY SELECT r.* FROM sentinai.dlq_rehearse_ids(ARRAY(
 			SELECT d.id FROM sentinai.dead_letter_queue d
 			 WHERE d.status = 'pending' AND ($1 IS NULL OR d.tenant_id = $1) AND ($3 IS NULL OR d.fingerprint = $3)
@@ -688,4 +673,4 @@ CREATE FUNCTION sentinai.dlq_rehearse(tenant_id text DEFAULT NULL, n integer DEF
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_rehearse(text, integer, text, text, text, text) IS
-	'Runs the real handlers on the records of pending dead letters and rolls all of it back: at most n (1 to 1000) of the oldest, of a tenant, fingerprint, worker type, event type and error type (of the failure that they are there for), NULL for all (as tenant_id: the caller''s, or all where it sees all). One row each: whether a retry would succeed, how many events it would emit, and else why not. The order of an exception''s events is not looked at. Errors: 42501, SN001 another n, and what stops consume() (class stop).';
+	'Runs the real handlers on the records of pending dead letters and rolls all of it back: at most n (1 to 1000) of the oldest, of a tenant, fingerprint, worker type, event type and error type (of the failure that they are there for), NULL for all. One row each: whether a retry would succeed, how many events it would emit, and else why not. The order of an exception''s events is not looked at. Errors: SN001 another n, and what stops consume() (class stop).';

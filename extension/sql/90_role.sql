@@ -50,11 +50,6 @@ BEGIN
 END
 $$;
 
--- Tenants' rows. Partitions get theirs when they are made; docs/security.md lists what has no tenant, and why it may be seen.
-SELECT sentinai.tenant_security(c.oid::pg_catalog.regclass, c.relname IN ('retry_policy', 'retry_policy_override'))
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
- WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition;
-
 GRANT USAGE ON SCHEMA sentinai TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_worker,
 	sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
 GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai_admin, sentinai_operator, sentinai_worker,
@@ -66,7 +61,7 @@ GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
 -- Functions, by role. The admin has all of them.
 -- Policies ask who the caller is, so whoever may read a table may.
 GRANT EXECUTE ON FUNCTION sentinai.caller_role(), sentinai.caller_identity(), sentinai.current_tenant(),
-	sentinai.caller_sees_all(), sentinai.caller_names_tenants(), sentinai.tenant_check(text), sentinai.tenant_visible(text)
+	sentinai.caller_sees_all(), sentinai.tenant_check(text), sentinai.tenant_visible(text)
 	TO sentinai_viewer, sentinai_payload, sentinai_worker, sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
 
 DO $$
@@ -86,9 +81,9 @@ BEGIN
 				'idempotency_renew', 'idempotency_abandon']),
 			('sentinai_platform', ARRAY['emit', 'fail', 'usage_record', 'usage_record_batch', 'version', 'intake_handle', 'intake_deadline', 'idempotency_begin',
 				'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
-			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'event_trace',
-				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems',
-				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
+			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'exception_payloads', 'payload_mask_list', 'event_trace',
+				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
+				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_payloads', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status', 'usage_summary', 'usage_details', 'usage_export', 'usage_closed_until',
 				'usage_clock', 'usage_check_type', 'usage_check_tenant', 'usage_check_read', 'usage_check_granularity', 'usage_bucket',
@@ -96,8 +91,6 @@ BEGIN
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close',
 				'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
-			-- HTTP without a token.
-			('sentinai_anon', ARRAY['version', 'health', 'health_db', 'health_workers', 'metrics']),
 			-- Rate limits: whoever serves tenants asks; setting them is the admin's.
 			('sentinai_handler', ARRAY['rate_limit_check', 'rate_limit_allowed', 'rate_limit_peek', 'rate_limit_check_all',
 				'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
@@ -127,8 +120,7 @@ BEGIN
 END
 $$;
 
--- Not TRIGGER and REFERENCES: what the owner, a superuser, writes to these tables would run an admin's code as the owner.
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
+GRANT ALL ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA sentinai TO sentinai_admin;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
 
@@ -138,7 +130,8 @@ GRANT SELECT, INSERT ON sentinai.exception_event TO sentinai_platform;
 GRANT SELECT ON sentinai.tool_definition, sentinai.tool_execution_event, sentinai.config_change_request, sentinai.config_change_event
 	TO sentinai_platform;
 
--- A viewer reads these, without what came in from outside: that is what sentinai_payload adds. Tables that are not named
+-- A viewer reads these, without what came in from outside. Events' payloads are shown by functions, masked, to
+-- sentinai_payload; their columns are the admin's. What else came in, sentinai_payload reads. Tables that are not named
 -- here (secrets, the outbox, the machinery) are the admin's.
 DO $$
 DECLARE
@@ -146,18 +139,19 @@ DECLARE
 BEGIN
 	FOR seen IN
 		SELECT a.attrelid::pg_catalog.regclass AS relation,
-			   a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response',
-							 'input_payload', 'output_payload', 'current_config', 'proposed_config', 'config')
-			   OR (c.relname = 'event_log' AND a.attname = 'metadata') AS is_payload,
+			   CASE WHEN (c.relname IN ('event_log', 'dead_letter_queue', 'event_pending', 'outbox_failed', 'exception_event')
+						  AND a.attname IN ('payload', 'payload_raw', 'metadata', 'event_metadata', 'record_key', 'record_headers', 'record_value')) THEN 'admin'
+					WHEN a.attname IN ('payload', 'response', 'input_payload', 'output_payload', 'current_config', 'proposed_config', 'config') THEN 'payload'
+					ELSE 'all' END AS shown_to,
 			   pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
 		  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 		 WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace
 		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
-				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_offset', 'offset_gap',
-				'circuit', 'backpressure', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
+				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
+				'worker_instance', 'circuit', 'backpressure', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
-				'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
-				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history',
+				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
+				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',
 				'audit_report', 'legal_hold', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
 				'usage_delta', 'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry',
 				'config_change_request', 'config_change_event', 'tool_definition', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',
@@ -165,8 +159,10 @@ BEGIN
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2
 	LOOP
-		EXECUTE pg_catalog.format('GRANT SELECT (%s) ON %s TO %I', seen.columns, seen.relation,
-								  CASE WHEN seen.is_payload THEN 'sentinai_payload' ELSE 'sentinai_viewer' END);
+		IF seen.shown_to <> 'admin' THEN
+			EXECUTE pg_catalog.format('GRANT SELECT (%s) ON %s TO %I', seen.columns, seen.relation,
+									  CASE seen.shown_to WHEN 'payload' THEN 'sentinai_payload' ELSE 'sentinai_viewer' END);
+		END IF;
 	END LOOP;
 END
 $$;
