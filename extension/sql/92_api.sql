@@ -58,7 +58,9 @@ CREATE FUNCTION sentinai.api_raise(sqlstate text, message text, detail text DEFA
 DECLARE
 	answer	integer := (SELECT s.status FROM sentinai.api_status_list() s WHERE s.sqlstate IN ($1, left($1, 2)) ORDER BY length(s.sqlstate) DESC LIMIT 1);
 BEGIN
-	IF answer IS NULL THEN
+	IF answer IS NULL AND coalesce($3, '') || coalesce($4, '') = '' THEN
+		RAISE EXCEPTION USING ERRCODE = $1, MESSAGE = $2;
+	ELSIF answer IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = $1, MESSAGE = $2, DETAIL = coalesce($3, ''), HINT = coalesce($4, '');
 	END IF;
 	-- An error loses the headers that were set for the answer: they come with it.
@@ -84,7 +86,8 @@ CREATE FUNCTION sentinai.api_limited(body jsonb) RETURNS jsonb
 							  'RateLimit', format('"%s";r=0;t=%s', $1->>'limit_type', w.seconds),
 							  'RateLimit-Policy', format('"%s";q=%s;w=%s', $1->>'limit_type', $1->>'limit', substring($1->>'detail' FROM '/(\d+)s\)$')),
 							  'Cache-Control', 'no-store',
-							  'X-Sentinai-Limit', replace($1::text, '": ', '":'))
+							  'X-Sentinai-Limit', json_build_object('detail', $1->'detail', 'limit_type', $1->'limit_type', 'limit', $1->'limit',
+																	'current', $1->'current', 'reset_at', $1->'reset_at')::text)
 	  FROM (SELECT greatest(1, ceil(extract(epoch FROM ($1->>'reset_at')::timestamptz - clock_timestamp())))::bigint AS seconds) w
 $$;
 COMMENT ON FUNCTION sentinai.api_limited(jsonb) IS

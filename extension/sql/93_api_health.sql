@@ -34,9 +34,12 @@ CREATE FUNCTION sentinai_api.health_workers() RETURNS json
 	LANGUAGE sql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT CASE WHEN sentinai.caller_sees_all() THEN h::json
-				ELSE (h || jsonb_build_object('workers', coalesce((SELECT jsonb_agg(w || '{"error_message": null}' ORDER BY n)
-																	 FROM jsonb_array_elements(h->'workers') WITH ORDINALITY AS x (w, n)), '[]')))::json END
+	SELECT json_build_object(
+		'workers', coalesce((SELECT json_agg(json_build_object('worker_type', w->'worker_type', 'instance_id', w->'instance_id', 'status', w->'status',
+									'healthz_ok', w->'healthz_ok', 'readyz_ok', w->'readyz_ok', 'last_check', w->'last_check',
+									'error_message', CASE WHEN sentinai.caller_sees_all() THEN w->'error_message' END) ORDER BY n)
+							   FROM jsonb_array_elements(h->'workers') WITH ORDINALITY AS x (w, n)), '[]'),
+		'total_workers', h->'total_workers', 'status_counts', h->'status_counts', 'checked_at', h->'checked_at')
 	  FROM sentinai.health_workers() h
 $$;
 COMMENT ON FUNCTION sentinai_api.health_workers() IS

@@ -113,7 +113,9 @@ DECLARE
 	detail	text;
 	hint	text;
 BEGIN
-	RETURN sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3);
+	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', u->'period_start', 'period_end', u->'period_end',
+									 'totals', u->'totals', 'by_resource', u->'by_resource')
+			  FROM sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3) u);
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
