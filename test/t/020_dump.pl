@@ -2,6 +2,8 @@
 use Sentinai::Test;
 
 my $t = Sentinai::Test->new;
+# What is compared must not turn while the test runs.
+$t->sql($_) for q{ALTER SYSTEM SET sentinai.outbox_rotation_period = '1d'}, 'SELECT pg_reload_conf()';
 my $search = 'SET search_path = sentinai, public;';
 
 # Every table that the extension has dumped, with its condition: all rows as text, in one order.
@@ -106,6 +108,14 @@ SELECT rate_limit_check('TENANT_001', 'exports', 2), rate_limit_reset('TENANT_00
 SQL
 $t->wait_for_sql(q{SELECT coalesce(sentinai.rate_limit_flush(), 'done')}, 'done');
 
+# A mask, and an erasure that finds nothing.
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+CREATE FUNCTION app.forget(text, text, bytea) RETURNS TABLE (relation text, rows bigint) LANGUAGE sql AS $$SELECT 'app.done', 0::bigint$$;
+SELECT payload_mask_add('ExceptionIngested', '{customer,email}'), subject_source_add('app', 'app.forget');
+SELECT subject_erase('TENANT_001', 'nothing', 'for the test');
+SQL
+
 my $secret = $t->sql(q{SELECT emit_secret FROM sentinai.worker_config('intake')});
 my $before = owned($t);
 my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
@@ -114,7 +124,8 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
 	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event
-	rate_limit_config rate_limit_type_override rate_limit_since rate_limit_usage rate_limit_history))
+	rate_limit_config rate_limit_type_override rate_limit_since rate_limit_usage rate_limit_history payload_mask subject_salt
+	subject_erasure subject_source))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
