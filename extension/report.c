@@ -4,12 +4,13 @@
  *	  sentinai.report_workers in a database; each takes one report after the other and ends when none is left.
  *
  * A report is counted, read, written to a temporary file and stored, in many short transactions: no snapshot is held for
- * long, and memory doesn't grow with the report. Its rows are those below its bound; report_take() gives it out once no
+ * long, and memory doesn't grow with the report. The file has the values of report_chunk, already compressed: lz4 is quicker
+ * than the writing that it spares. Its rows are those below its bound; report_take() gives it out once no
  * transaction is left that could still bring one. It is read in chunks, each from behind the key of the last row on. A
  * report over tables that change (key_columns = 0) is read at once instead.
  *
  * The query runs read only, as its type's role or the one that asked. What it could leave in the session ends with its
- * transaction, or with the process: that ends after a report of a user's own type, and after one that failed.
+ * transaction, or with the process: that ends after a report of a user's own type, and after one that failed or was cancelled.
  *
  * sn_shared->databases[].reports says which report each worker is making (launcher_lock). A report that is "generating"
  * and stands there for none has lost its worker: report_tend(). States and everything that people call are SQL:
@@ -17,6 +18,8 @@
  */
 #include "sentinai.h"
 
+#include "access/toast_compression.h"
+#include "access/toast_internals.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -68,7 +71,10 @@ typedef struct Generation
 {
 	SnReport *report;
 	SnReportWriter *writer;
-	BufFile *spool;		/* the formatted report */
+	BufFile *spool;		/* the values of report_chunk */
+	SnReportHash *hash; /* of the report's bytes in the spool */
+	int n_pieces;		/* in the spool */
+	int64 bytes;		/* of the report, in the spool */
 	SnReportPdf *pdf;	/* draws it; NULL: another format */
 	StringInfoData out; /* what is not in the spool yet */
 	SPIPlanPtr plan;	/* of the query; NULL: not prepared */
@@ -79,7 +85,6 @@ typedef struct Generation
 	int64 chunk_rows;	/* of these in the current chunk */
 	TimestampTz chunk_until;
 	bool chunk_full; /* ended by us: there may be more */
-	int64 bytes;	 /* in the spool */
 	TimestampTz deadline;
 	TimestampTz progress_at; /* when progress is told next */
 } Generation;
@@ -251,6 +256,12 @@ commit(void)
 	pgstat_report_stat(false);
 }
 
+static void
+set_for_query(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* A transaction for the query: read only, with the rights of its role, until the deadline. */
 static void
 begin_read(Generation *generation, Reader *reader)
@@ -261,8 +272,7 @@ begin_read(Generation *generation, Reader *reader)
 	begin();
 	GetUserIdAndSecContext(&reader->user, &reader->security);
 	reader->nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", report->search_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-							 false);
+	set_for_query("search_path", report->search_path);
 	SetUserIdAndSecContext(get_role_oid(report->role_name, false),
 						   reader->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	XactReadOnly = true;
@@ -336,15 +346,70 @@ take(void)
 
 /* ---- rows ---- */
 
-static void
-flush(Generation *generation)
+/* Bytes as a value of report_chunk. */
+static struct varlena *
+make_piece(const char *data, size_t size)
 {
-	if (generation->pdf != NULL)
-		sn_report_pdf_feed(generation->pdf, generation->out.data, generation->out.len);
+	struct varlena *piece = palloc(VARHDRSZ + size);
+
+	SET_VARSIZE(piece, VARHDRSZ + size);
+	memcpy(VARDATA(piece), data, size);
+#ifdef USE_LZ4
+	{
+		Datum compressed = toast_compress_datum(PointerGetDatum(piece), TOAST_LZ4_COMPRESSION);
+
+		if (DatumGetPointer(compressed) != NULL)
+		{
+			pfree(piece);
+			piece = (struct varlena *) DatumGetPointer(compressed);
+		}
+	}
+#endif
+	return piece;
+}
+
+static void
+spool_piece(Generation *generation, const char *data, size_t size)
+{
+	struct varlena *piece = make_piece(data, size);
+	uint32 piece_size = VARSIZE(piece);
+
+	sn_report_hash_add(generation->hash, data, size);
+	BufFileWrite(generation->spool, &piece_size, sizeof(piece_size));
+	BufFileWrite(generation->spool, piece, piece_size);
+	generation->n_pieces++;
+	generation->bytes += size;
+	pfree(piece);
+}
+
+/* Spools the full pieces of out; at the end the last one too. */
+static void
+spool(Generation *generation, bool end)
+{
+	StringInfo out = &generation->out;
+	int done = 0;
+
+	for (; out->len - done >= STORE_BYTES; done += STORE_BYTES)
+		spool_piece(generation, out->data + done, STORE_BYTES);
+	if (end && out->len > done)
+	{
+		spool_piece(generation, out->data + done, out->len - done);
+		done = out->len;
+	}
+	memmove(out->data, out->data + done, out->len - done);
+	out->len -= done;
+}
+
+static void
+flush(Generation *generation, bool end)
+{
+	if (generation->pdf == NULL)
+		spool(generation, end);
 	else
-		BufFileWrite(generation->spool, generation->out.data, generation->out.len);
-	generation->bytes += generation->out.len;
-	resetStringInfo(&generation->out);
+	{
+		sn_report_pdf_feed(generation->pdf, generation->out.data, generation->out.len);
+		resetStringInfo(&generation->out);
+	}
 }
 
 static void
@@ -402,7 +467,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	generation->chunk_rows++;
 	if (generation->out.len >= STORE_BYTES)
 	{
-		flush(generation);
+		flush(generation, false);
 		generation->chunk_full = GetCurrentTimestamp() >= generation->chunk_until;
 	}
 	if (report->key_columns == 0)
@@ -486,6 +551,19 @@ count_rows(Generation *generation)
 	commit_read(&reader);
 }
 
+/*
+ * A chunk of our types comes from an index in the order of its key. Where the planner takes it for all that is left it
+ * would read all that is left, and sort it, for each chunk.
+ */
+static void
+keep_order(const SnReport *report)
+{
+	static const char *const unordered[] = {"enable_sort", "enable_hashjoin", "enable_mergejoin"};
+
+	for (int i = 0; report->builtin && i < lengthof(unordered); i++)
+		set_for_query(unordered[i], "off");
+}
+
 /* Reads one chunk; false: it was the last one. */
 static bool
 read_chunk(Generation *generation)
@@ -498,6 +576,7 @@ read_chunk(Generation *generation)
 	generation->chunk_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHUNK_MS);
 	generation->chunk_full = false;
 	begin_read(generation, &reader);
+	keep_order(generation->report);
 	if (generation->plan == NULL)
 	{
 		generation->plan = prepare(generation->report->query);
@@ -565,30 +644,44 @@ check_count(const Generation *generation)
 
 /* ---- storing ---- */
 
+static void
+read_spool(Generation *generation, void *data, size_t size)
+{
+	if (BufFileRead(generation->spool, data, size) != size)
+		elog(ERROR, "could not read the temporary file of a report");
+}
+
+/* The next value of report_chunk. */
+static struct varlena *
+read_piece(Generation *generation)
+{
+	struct varlena *piece;
+	uint32 size;
+
+	read_spool(generation, &size, sizeof(size));
+	piece = palloc(size);
+	read_spool(generation, piece, size);
+	return piece;
+}
+
 /* Writes the next rows of report_chunk, from row *n on; false: the report is not ours any more. */
 static bool
-store_some(Generation *generation, SnReportHash *hash, int *n, int64 *left)
+store_some(Generation *generation, int *n)
 {
-	char *piece = palloc(VARHDRSZ + STORE_BYTES);
 	bool ours;
 
 	begin();
 	ours = told_progress(generation); /* holds the row until we commit */
-	for (int i = 0; ours && i<STORE_ROWS && * left> 0; i++)
+	for (int i = 0; ours && i < STORE_ROWS && *n < generation->n_pieces; i++)
 	{
-		size_t size = Min(*left, STORE_BYTES);
+		struct varlena *piece = read_piece(generation);
 		Datum values[3] = {CStringGetTextDatum(generation->report->id), Int32GetDatum(*n), PointerGetDatum(piece)};
 
-		if (BufFileRead(generation->spool, VARDATA(piece), size) != size)
-			elog(ERROR, "could not read the temporary file of a report");
-		SET_VARSIZE(piece, VARHDRSZ + size);
-		sn_report_hash_add(hash, VARDATA(piece), size);
 		sn_execute(&store_chunk, values, NULL);
+		pfree(piece);
 		(*n)++;
-		*left -= size;
 	}
 	commit();
-	pfree(piece);
 	return ours;
 }
 
@@ -610,36 +703,36 @@ complete(const Generation *generation, Datum sha256)
 	return ours;
 }
 
-static void
+/* False: the report is not ours any more. */
+static bool
 store(Generation *generation)
 {
-	SnReportHash *hash = sn_report_hash_new();
-	int64 left = generation->bytes;
 	int n = 0;
 
 	if (BufFileSeek(generation->spool, 0, 0, SEEK_SET) != 0)
 		elog(ERROR, "could not read the temporary file of a report");
-	while (left > 0)
-		if (!store_some(generation, hash, &n, &left))
-			return;
-	(void) complete(generation, sn_report_hash_end(hash));
+	while (n < generation->n_pieces)
+		if (!store_some(generation, &n))
+			return false;
+	return complete(generation, sn_report_hash_end(generation->hash));
 }
 
 /* ---- one report ---- */
 
 static void
-generate(SnReport *report, TimestampTz deadline)
+read_pdf(Generation *generation)
 {
-	Generation *generation = palloc0(sizeof(Generation));
+	sn_report_pdf_end_input(generation->pdf);
+	while (sn_report_pdf_read(generation->pdf, &generation->out, STORE_BYTES))
+		spool(generation, false);
+	spool(generation, true);
+	sn_report_pdf_finish(generation->pdf, generation->bytes > 0);
+}
 
-	generation->report = report;
-	generation->deadline = deadline;
-	generation->spool = BufFileCreateTemp(true);
-	generation->writer = sn_report_writer(report);
-	initStringInfo(&generation->out);
-	if (strcmp(report->format, "pdf") == 0)
-		generation->pdf = sn_report_pdf_start(deadline);
-
+/* False: the report is not ours any more. */
+static bool
+read_rows(Generation *generation)
+{
 	count_rows(generation);
 	check_size(generation, generation->rows_total);
 	sn_report_write_head(generation->writer, &generation->out);
@@ -647,16 +740,35 @@ generate(SnReport *report, TimestampTz deadline)
 	do
 	{
 		if (!still_ours(generation))
-			return;
+			return false;
 	} while (read_chunk(generation));
 	check_count(generation);
 	sn_report_write_end(generation->writer, generation->rows, &generation->out);
-	flush(generation);
+	flush(generation, true);
 	if (generation->pdf != NULL)
-		generation->bytes = sn_report_pdf_finish(generation->pdf, generation->spool);
-	store(generation);
+		read_pdf(generation);
+	return true;
+}
+
+/* False: it was taken from us, and what it had is left to the end of the process. */
+static bool
+generate(SnReport *report, TimestampTz deadline)
+{
+	Generation *generation = palloc0(sizeof(Generation));
+
+	generation->report = report;
+	generation->deadline = deadline;
+	generation->spool = BufFileCreateTemp(true);
+	generation->hash = sn_report_hash_new();
+	generation->writer = sn_report_writer(report);
+	initStringInfo(&generation->out);
+	if (strcmp(report->format, "pdf") == 0)
+		generation->pdf = sn_report_pdf_start(deadline);
+	if (!read_rows(generation) || !store(generation))
+		return false;
 	SPI_freeplan(generation->plan);
 	BufFileClose(generation->spool);
+	return true;
 }
 
 /* What goes away by itself is tried again, a few times. */
@@ -693,16 +805,16 @@ note_failure(const SnReport *report, ErrorData *error, TimestampTz deadline)
 	commit();
 }
 
-/* False: it failed, and the process is to end. */
+/* False: the process is to end. */
 static bool
 make_report(SnReport *report)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), sn_report_timeout_ms);
-	volatile bool ok = true;
+	volatile bool ok = false;
 
 	PG_TRY();
 	{
-		generate(report, deadline);
+		ok = generate(report, deadline);
 	}
 	PG_CATCH();
 	{
@@ -716,13 +828,12 @@ make_report(SnReport *report)
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(report_context);
 		note_failure(report, error, deadline);
-		ok = false;
 	}
 	PG_END_TRY();
 	return ok;
 }
 
-/* Rows look the same whatever the server's settings are. */
+/* Rows look the same whatever the server's settings are. A chunk is read before JIT would have compiled what reads it. */
 static void
 report_connect(void)
 {
@@ -736,7 +847,8 @@ report_connect(void)
 											  {"bytea_output", "hex"},
 											  {"extra_float_digits", "1"},
 											  {"lc_monetary", "C"},
-											  {"row_security", "on"}};
+											  {"row_security", "on"},
+											  {"jit", "off"}};
 
 	BackgroundWorkerInitializeConnectionByOid(my_database, InvalidOid, 0);
 	for (int i = 0; i < lengthof(settings); i++)

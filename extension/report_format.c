@@ -20,6 +20,11 @@
 
 #include "report.h"
 
+/* 2000-01-01 and 10000-01-01: times that put_time() writes. */
+#define TIME_FIRST INT64CONST(0)
+#define TIME_LAST (INT64CONST(2921940) * USECS_PER_DAY)
+#define DAY_LENGTH 11
+
 typedef enum ValueKind
 {
 	VALUE_TEXT,	  /* varlena text: taken as it is */
@@ -53,6 +58,8 @@ struct SnReportWriter
 	int n_columns;
 	Column *columns;
 	bool any_row;
+	int64 day;					   /* of the last time that was written, since 2000 */
+	char day_text[DAY_LENGTH + 1]; /* with its T; "": none yet */
 	MemoryContext row_context;
 };
 
@@ -161,12 +168,12 @@ is_formula(const char *data, int len)
 {
 	static const char *const wide[] = {"\xef\xbc\x9d", "\xef\xbc\x8b", "\xef\xbc\x8d", "\xef\xbc\xa0"};
 
-	if (len == 0 || is_number(data, len))
+	if (len == 0)
 		return false;
 	if (strchr("=+-@\t\r\n|%", *data) != NULL)
-		return true;
-	for (int i = 0; i < lengthof(wide); i++)
-		if (len >= 3 && memcmp(data, wide[i], 3) == 0)
+		return !is_number(data, len);
+	for (int i = 0; len >= 3 && *data == '\xef' && i < lengthof(wide); i++)
+		if (memcmp(data, wide[i], 3) == 0)
 			return true;
 	return false;
 }
@@ -174,10 +181,13 @@ is_formula(const char *data, int len)
 static bool
 needs_quotes(const char *data, int len)
 {
+	static const bool special[256] = {
+		[','] = true, ['"'] = true, ['\n'] = true, ['\r'] = true, ['\t'] = true, [';'] = true};
+
 	if (len > 0 && (data[0] == ' ' || data[len - 1] == ' '))
 		return true;
 	for (int i = 0; i < len; i++)
-		if (data[i] == ',' || data[i] == '"' || data[i] == '\n' || data[i] == '\r' || data[i] == '\t' || data[i] == ';')
+		if (special[(unsigned char) data[i]])
 			return true;
 	return false;
 }
@@ -262,10 +272,71 @@ shorten_time(char *text)
 	t[9] = '\0';
 }
 
+static char *
+put_two(char *to, int value)
+{
+	*to++ = '0' + value / 10;
+	*to++ = '0' + value % 10;
+	return to;
+}
+
+/* Microseconds without the zeros at their end; nothing where there are none. */
+static char *
+put_fraction(char *to, int value)
+{
+	if (value == 0)
+		return to;
+	*to++ = '.';
+	for (int digit = 100000; value > 0; value %= digit, digit /= 10)
+		*to++ = '0' + value / digit;
+	return to;
+}
+
+/* As JsonEncodeDateTime() writes a time of these years in UTC, many times as fast. Rows of a report are of few days. */
+static bool
+put_time(SnReportWriter *writer, char *to, Timestamp value, bool with_zone)
+{
+	int64 day = value / USECS_PER_DAY;
+	int64 time = value % USECS_PER_DAY;
+
+	if (value < TIME_FIRST || value >= TIME_LAST)
+		return false;
+	if (writer->day_text[0] == '\0' || day != writer->day)
+	{
+		int year;
+		int month;
+		int dom;
+
+		j2date(day + POSTGRES_EPOCH_JDATE, &year, &month, &dom);
+		snprintf(writer->day_text, sizeof(writer->day_text), "%04d-%02d-%02dT", year, month, dom);
+		writer->day = day;
+	}
+	memcpy(to, writer->day_text, DAY_LENGTH);
+	to = put_two(to + DAY_LENGTH, time / USECS_PER_HOUR);
+	*to++ = ':';
+	to = put_two(to, time / USECS_PER_MINUTE % MINS_PER_HOUR);
+	*to++ = ':';
+	to = put_two(to, time / USECS_PER_SEC % SECS_PER_MINUTE);
+	to = put_fraction(to, time % USECS_PER_SEC);
+	strcpy(to, with_zone ? "+00:00" : "");
+	return true;
+}
+
+static void
+append_time(SnReportWriter *writer, Oid type, Datum value, StringInfo out)
+{
+	char buffer[MAXDATELEN + 1];
+
+	if (type == DATEOID || !put_time(writer, buffer, DatumGetTimestamp(value), type == TIMESTAMPTZOID))
+		JsonEncodeDateTime(buffer, value, type, NULL);
+	if (writer->format == FORMAT_PDF)
+		shorten_time(buffer);
+	append_text(writer, out, buffer, strlen(buffer));
+}
+
 static void
 append_value(SnReportWriter *writer, Column *column, Datum value, StringInfo out)
 {
-	char buffer[MAXDATELEN + 1];
 	struct varlena *packed;
 	char *text;
 
@@ -279,10 +350,7 @@ append_value(SnReportWriter *writer, Column *column, Datum value, StringInfo out
 			append_word(writer, out, DatumGetBool(value) ? "true" : "false");
 			break;
 		case VALUE_TIME:
-			JsonEncodeDateTime(buffer, value, column->type, NULL);
-			if (writer->format == FORMAT_PDF)
-				shorten_time(buffer);
-			append_text(writer, out, buffer, strlen(buffer));
+			append_time(writer, column->type, value, out);
 			break;
 		case VALUE_NUMBER:
 			append_number(writer, out, OutputFunctionCall(&column->output, value));

@@ -159,22 +159,6 @@ read_some(SnReportPdf *pdf, int fd, char *buffer, size_t size)
 	}
 }
 
-static int64
-read_output(SnReportPdf *pdf, BufFile *file)
-{
-	char *buffer = palloc(BLCKSZ * 8);
-	int64 total = 0;
-	size_t n;
-
-	while ((n = read_some(pdf, pdf->output, buffer, BLCKSZ * 8)) > 0)
-	{
-		BufFileWrite(file, buffer, n);
-		total += n;
-	}
-	pfree(buffer);
-	return total;
-}
-
 /* Its first line on standard error. */
 static char *
 read_errors(SnReportPdf *pdf)
@@ -189,29 +173,41 @@ read_errors(SnReportPdf *pdf)
 	return text;
 }
 
-/*
- * Ends the input and writes the PDF to the file; returns its size. Raises SN076 with what the program said if it failed.
- */
-int64
-sn_report_pdf_finish(SnReportPdf *pdf, BufFile *file)
+/* There is no more to draw: what it writes from now on can be read. */
+void
+sn_report_pdf_end_input(SnReportPdf *pdf)
 {
-	int64 size;
-	char *said;
+	close(pdf->input);
+}
+
+/* Appends up to so many bytes of the PDF; false: that was its end. */
+bool
+sn_report_pdf_read(SnReportPdf *pdf, StringInfo out, int size)
+{
+	size_t n;
+
+	enlargeStringInfo(out, size);
+	n = read_some(pdf, pdf->output, out->data + out->len, size);
+	out->len += n;
+	return n > 0;
+}
+
+/* Waits for its end. Raises SN076 with what the program said if it failed, or there is no PDF. */
+void
+sn_report_pdf_finish(SnReportPdf *pdf, bool any_output)
+{
+	char *said = read_errors(pdf);
 	int status = 0;
 
-	close(pdf->input);
-	size = read_output(pdf, file);
-	said = read_errors(pdf);
 	close(pdf->output);
 	close(pdf->errors);
 	while (waitpid(pdf->pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (status != 0 || size == 0)
+	if (status != 0 || !any_output)
 		ereport(ERROR, (errcode(SN_ERRCODE("SN076")),
 						errmsg("the PDF could not be drawn: %s",
 							   *said != '\0'		 ? said
 							   : WIFSIGNALED(status) ? psprintf("the program was ended by signal %d", WTERMSIG(status))
 													 : "the program said nothing"),
 						errhint("The program is sentinai.report_pdf_program, \"%s\".", sn_report_pdf_program)));
-	return size;
 }

@@ -8,12 +8,14 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
-#include "storage/buffile.h"
+#include "lib/stringinfo.h"
 
 typedef struct SnReportPdf SnReportPdf;
 
 extern SnReportPdf *sn_report_pdf_start(TimestampTz deadline);
 extern void sn_report_pdf_feed(SnReportPdf *pdf, const char *data, size_t size);
-extern int64 sn_report_pdf_finish(SnReportPdf *pdf, BufFile *file);
+extern void sn_report_pdf_end_input(SnReportPdf *pdf);
+extern bool sn_report_pdf_read(SnReportPdf *pdf, StringInfo out, int size);
+extern void sn_report_pdf_finish(SnReportPdf *pdf, bool any_output);
 
 #endif /* SN_REPORT_PDF_H */

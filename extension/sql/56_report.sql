@@ -110,7 +110,7 @@ CREATE TABLE sentinai.report_chunk (
 	data		bytea NOT NULL,
 	PRIMARY KEY (report_id, n)
 );
--- Compression by the server would cost more time than all the rest.
+-- They come compressed already (report.c); the server's own way would cost more time than all the rest.
 ALTER TABLE sentinai.report_chunk ALTER COLUMN data SET STORAGE EXTERNAL;
 SELECT pg_catalog.pg_extension_config_dump('sentinai.report_chunk', '');
 COMMENT ON TABLE sentinai.report_chunk IS 'The bytes of completed reports, in pieces. They are read by report_download() and report_download_chunks() only.';

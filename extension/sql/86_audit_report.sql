@@ -2,8 +2,9 @@
 -- a row that has changed since is brought back by undoing its later changes, of which the earliest has what a column was.
 -- A query and what it reads by: $1 tenant, $2 and $3 period, $4 parameters, $5 bound, $6 key of the last row, $7 rows.
 
--- Inlined into the queries below, so that their conditions reach the index.
-CREATE FUNCTION sentinai.audit_exceptions(tenant_id text, from_time timestamptz, to_time timestamptz, bound timestamptz)
+-- Inlined into the queries below, as a subquery of its own because of its order: so it looks for changes once an exception.
+CREATE FUNCTION sentinai.audit_exceptions(tenant_id text, from_time timestamptz, to_time timestamptz, bound timestamptz,
+										  exception_id text DEFAULT NULL)
 	RETURNS TABLE (tenant_id text, exception_id text, domain text, type text, severity text, status text, created_at timestamptz,
 				   resolved_at timestamptz, sla_deadline timestamptz)
 	LANGUAGE sql STABLE PARALLEL SAFE
@@ -16,18 +17,20 @@ CREATE FUNCTION sentinai.audit_exceptions(tenant_id text, from_time timestamptz,
 		   x.created_at,
 		   CASE WHEN CASE WHEN undo.fields ? 'status' THEN undo.fields->>'status' ELSE x.status END = 'resolved'
 				THEN coalesce(CASE WHEN undo.fields ? 'resolved_at' THEN (undo.fields->>'resolved_at')::timestamptz ELSE x.resolved_at END,
-							  undo.resolved_at) END,
+							  (SELECT pg_catalog.max(e.created_at) FROM sentinai.exception_event e
+								WHERE e.tenant_id = x.tenant_id AND e.exception_id = x.exception_id AND e.event_type = 'ExceptionChanged'
+								  AND e.recorded_at < $4 AND e.payload #>> '{changed,status,1}' = 'resolved')) END,
 		   CASE WHEN undo.fields ? 'sla_deadline' THEN (undo.fields->>'sla_deadline')::timestamptz ELSE x.sla_deadline END
 	  FROM sentinai.exceptions x
 	  LEFT JOIN LATERAL (
-		SELECT pg_catalog.jsonb_object_agg(f.key, f.value->0 ORDER BY e.recorded_at DESC, e.event_id DESC) FILTER (WHERE e.recorded_at >= $4) AS fields,
-			   pg_catalog.max(e.created_at) FILTER (WHERE e.recorded_at < $4 AND f.key = 'status' AND f.value->>1 = 'resolved') AS resolved_at
+		SELECT pg_catalog.jsonb_object_agg(f.key, f.value->0 ORDER BY e.recorded_at DESC, e.event_id DESC) AS fields
 		  FROM sentinai.exception_event e, pg_catalog.jsonb_each(e.payload->'changed') f
-		 WHERE e.tenant_id = x.tenant_id AND e.exception_id = x.exception_id AND e.event_type = 'ExceptionChanged') undo ON true
-	 WHERE x.tenant_id = $1 AND x.created_at >= $2 AND x.created_at < $3 AND x.recorded_at < $4
+		 WHERE e.tenant_id = x.tenant_id AND e.exception_id = x.exception_id AND e.event_type = 'ExceptionChanged' AND e.recorded_at >= $4) undo ON true
+	 WHERE x.tenant_id = $1 AND x.created_at >= $2 AND x.created_at < $3 AND x.recorded_at < $4 AND ($5 IS NULL OR x.exception_id = $5)
+	 ORDER BY x.created_at
 $$;
-COMMENT ON FUNCTION sentinai.audit_exceptions(text, timestamptz, timestamptz, timestamptz) IS
-	'The exceptions of a tenant that were created in a period (the end is exclusive), as they were at the bound. resolved_at: of one that was resolved then; where nobody said when, when its status became so.';
+COMMENT ON FUNCTION sentinai.audit_exceptions(text, timestamptz, timestamptz, timestamptz, text) IS
+	'The exceptions of a tenant that were created in a period (the end is exclusive), as they were at the bound, in the order of created_at; exception_id: only that one. resolved_at: of one that was resolved then; where nobody said when, when its status became so.';
 
 CREATE FUNCTION sentinai.audit_sla(tenant_id text, from_time timestamptz, to_time timestamptz, bound timestamptz, period text)
 	RETURNS TABLE (start timestamptz, exception_id text, severity text, created_at timestamptz, resolved_at timestamptz,
@@ -54,29 +57,25 @@ SELECT x.created_at, x.exception_id, coalesce(e.created_at, '-infinity'), coales
 	   e.created_at AS event_at, e.event_type, e.payload #>> '{changed,status,0}' AS from_status, e.payload #>> '{changed,status,1}' AS to_status,
 	   coalesce(e.payload->>'playbook_id', e.payload #>> '{changed,current_playbook_id,1}') AS playbook_id,
 	   e.actor_type, e.actor_id, e.event_id
-  FROM sentinai.audit_exceptions($1, $2, $3, $5) x
+  FROM sentinai.audit_exceptions($1, greatest($2, $6[1]::timestamptz), $3, $5, $4->>'exception_id') x
   LEFT JOIN sentinai.exception_event e ON e.tenant_id = x.tenant_id AND e.exception_id = x.exception_id AND e.recorded_at < $5
- WHERE ($6 IS NULL OR (x.created_at >= (SELECT $6[1]::timestamptz)
-					   AND (x.created_at, x.exception_id, coalesce(e.created_at, '-infinity'), coalesce(e.event_id, ''), coalesce(e.event_type, ''))
-						   > ((SELECT $6[1]::timestamptz), $6[2], (SELECT $6[3]::timestamptz), $6[4], $6[5])))
+ WHERE ($6 IS NULL OR (x.created_at, x.exception_id, coalesce(e.created_at, '-infinity'), coalesce(e.event_id, ''), coalesce(e.event_type, ''))
+					  > ((SELECT $6[1]::timestamptz), $6[2], (SELECT $6[3]::timestamptz), $6[4], $6[5]))
    AND ($4->>'status' IS NULL OR x.status = $4->>'status')
    AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
    AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')
-   AND ($4->>'exception_id' IS NULL OR x.exception_id = $4->>'exception_id')
  ORDER BY 1, 2, 3, 4, 5 LIMIT $7$report$,
 	count_query => $report$
-SELECT coalesce(sum(greatest(e.n, 1)), 0)::bigint
-  FROM sentinai.audit_exceptions($1, $2, $3, $5) x
-  LEFT JOIN (SELECT e.exception_id, count(*) AS n FROM sentinai.exception_event e WHERE e.tenant_id = $1 AND e.recorded_at < $5 GROUP BY 1) e
-		 ON e.exception_id = x.exception_id
+SELECT count(*)
+  FROM sentinai.audit_exceptions($1, $2, $3, $5, $4->>'exception_id') x
+  LEFT JOIN sentinai.exception_event e ON e.tenant_id = $1 AND e.exception_id = x.exception_id AND e.recorded_at < $5
  WHERE ($4->>'status' IS NULL OR x.status = $4->>'status')
    AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
-   AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')
-   AND ($4->>'exception_id' IS NULL OR x.exception_id = $4->>'exception_id')$report$,
+   AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')$report$,
 	summary_query => $report$
-WITH x AS MATERIALIZED (SELECT * FROM sentinai.audit_exceptions($1, $2, $3, $5) x
+WITH x AS MATERIALIZED (SELECT * FROM sentinai.audit_exceptions($1, $2, $3, $5, $4->>'exception_id') x
 						 WHERE ($4->>'status' IS NULL OR x.status = $4->>'status') AND ($4->>'severity' IS NULL OR x.severity = $4->>'severity')
-						   AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain') AND ($4->>'exception_id' IS NULL OR x.exception_id = $4->>'exception_id')),
+						   AND ($4->>'domain' IS NULL OR x.domain = $4->>'domain')),
 	 day AS (SELECT d::date AS d FROM generate_series(date_trunc('day', $2), $3 - interval '1 us', interval '1 day') d)
 SELECT jsonb_build_object('summary', jsonb_build_array(
 		jsonb_build_object('label', 'Exceptions', 'value', count(*)::text),

@@ -162,8 +162,9 @@ sub copy
 	my $backend = $t->session;
 	my $pid = $backend->sql('SELECT pg_backend_pid()');
 
-	# in one process, as a report is
+	# in one process, as a report is, and without the seconds that JIT takes
 	$backend->sql('SET max_parallel_workers_per_gather = 0');
+	$backend->sql('SET jit = off');
 	my ($cpu, $time) = (process_now($pid)->{cpu}, time);
 	my $said = $backend->sql("COPY ($query) TO '$t->{cluster_dir}/copied' (FORMAT $format)");
 	my %took = (seconds => time - $time, cpu => process_now($pid)->{cpu} - $cpu);
