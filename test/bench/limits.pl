@@ -3,8 +3,9 @@
 # `make bench-limits` calls it. docs/rate-limits.md tells what the figures mean.
 #
 #   process   a loop inside one backend: ns of CPU a call; the batch form
-#   wire      pgbench with prepared statements, and Redis by EVALSHA, 1, 2 and 8 clients: one hot key, 100,000 keys, pipelined by 16;
-#             and the CPU of a call, of server and client together, which depends less on what else the machine does
+#   wire      pgbench with prepared statements, and Redis by EVALSHA and redis-benchmark, 1, 2 and 8 clients: one hot key, 100,000 keys,
+#             pipelined by 16; both servers by one client (knock.c), Redis also with a log as durable as our flush; and the CPU of a
+#             call, of server and client together, which depends less on what else the machine does
 #   memory    a million tenants with four limits each
 #
 # BENCH_PARTS    which of them, by default all
@@ -27,7 +28,8 @@ my @types = qw(api_requests events_ingested tool_executions report_generations);
 my $t = Sentinai::Test->new(
 	settings => "sentinai.rate_limit_slots = @{[ $tenants * @types * 1.1 ]}; max_connections = 30; max_wal_size = 4GB");
 my $session = $t->session;
-my $redis;
+my ($redis, $redis_log);    # the second one appends to a log that is synced every second: it loses as little as we do
+my @redis_pids;
 
 # Seconds that a statement takes in the one session: of CPU, so that others on the machine don't matter
 sub seconds_of
@@ -61,6 +63,7 @@ sub process
 	my $many = "ARRAY(SELECT 'T' || n FROM generate_series(1, 1000) n)";
 
 	note_figure('in process: rate_limit_check, granted', 'ns', loop_ns("rate_limit_check('T1', 'api_requests')"), '< 500');
+	note_figure('in process: rate_limit_allowed', 'ns', loop_ns("rate_limit_allowed('T1', 'api_requests')"), '< 500');
 	note_figure('in process: rate_limit_check, refused', 'ns', loop_ns("rate_limit_check('T1', 'full')"));
 	note_figure('in process: 100,000 tenants in turn', 'ns',
 		loop_ns("rate_limit_check((1 + generate_series % $keys)::text, 'api_requests')"));
@@ -78,9 +81,10 @@ sub process
 
 my %statement = (
 	select => 'SELECT 1',
+	allowed => q{SELECT sentinai.rate_limit_allowed('T1', 'api_requests')},
 	check => q{SELECT (sentinai.rate_limit_check('T1', 'api_requests')).allowed},
 	check_row => q{SELECT * FROM sentinai.rate_limit_check('T1', 'api_requests')},
-	check_key => q{SELECT (sentinai.rate_limit_check(:key, 'api_requests')).allowed},
+	allowed_key => q{SELECT sentinai.rate_limit_allowed(:key, 'api_requests')},
 	row_key => 'SELECT row_check(:key)',
 );
 
@@ -163,34 +167,37 @@ SQL
 # Debian's package redis-tools has the server too, under the name of a tool that it also is; so no service is installed.
 sub start_redis
 {
+	my ($name, @settings) = @_;
 	my $server = "$t->{dir}/redis-server";
-	my $socket = "$t->{dir}/redis.sock";
+	my $dir = "$t->{dir}/$name";
 	my $port = Sentinai::Test::run('bash', '-c', 'source test/lib.sh; free_port') =~ s/\s//gr;
+	my $script = "local n = redis.call('INCR', KEYS[1]) if n == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end return n <= tonumber(ARGV[2])";
 
 	-x '/usr/bin/redis-check-rdb' or die "there is no Redis: scripts/deps bench\n";
-	symlink '/usr/bin/redis-check-rdb', $server or die "$server: $!";
+	-l $server or symlink '/usr/bin/redis-check-rdb', $server or die "$server: $!";
+	mkdir $dir or die "$dir: $!";
 	my $pid = fork() // die "fork: $!";
 	if (!$pid)
 	{
-		open STDOUT, '>', "$t->{dir}/redis.log" or POSIX::_exit(126);
-		exec $server, '--bind', '127.0.0.1', '--port', $port, '--unixsocket', $socket, '--save', '', '--appendonly', 'no', '--dir', $t->{dir}
+		open STDOUT, '>', "$dir/log" or POSIX::_exit(126);
+		exec $server, '--bind', '127.0.0.1', '--port', $port, '--unixsocket', "$dir/socket", '--save', '', '--dir', $dir, @settings
 		  or POSIX::_exit(127);
 	}
-	$redis = { pid => $pid, socket => [ '-s', $socket ], loopback => [ '-p', $port ] };
-	$t->wait_for('Redis', sub { -S $socket && Sentinai::Test::run('redis-cli', '-s', $socket, 'PING') =~ /PONG/ });
-	chomp($redis->{sha} = Sentinai::Test::run('redis-cli', '-s', $socket, 'SCRIPT', 'LOAD',
-		"local n = redis.call('INCR', KEYS[1]) if n == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end return n <= tonumber(ARGV[2])"));
-	$redis->{version} = Sentinai::Test::run($server, '--version') =~ /v=(\S+)/ ? $1 : 'unknown';
-	return;
+	push @redis_pids, $pid;
+	$t->wait_for('Redis', sub { -S "$dir/socket" && Sentinai::Test::run('redis-cli', '-s', "$dir/socket", 'PING') =~ /PONG/ });
+	chomp(my $sha = Sentinai::Test::run('redis-cli', '-s', "$dir/socket", 'SCRIPT', 'LOAD', $script));
+	return { pid => $pid, socket => [ '-s', "$dir/socket" ], loopback => [ '-p', $port ], sha => $sha,
+		address => { socket => "$dir/socket", loopback => "127.0.0.1:$port" },
+		version => Sentinai::Test::run($server, '--version') =~ /v=(\S+)/ ? $1 : 'unknown' };
 }
 
 END
 {
-	if ($redis)
+	for my $pid (@redis_pids)
 	{
 		local $?;
-		kill TERM => $redis->{pid};
-		waitpid $redis->{pid}, 0;
+		kill TERM => $pid;
+		waitpid $pid, 0;
 	}
 }
 
@@ -210,6 +217,27 @@ sub redis_benchmark
 	return ($rate, $all);
 }
 
+# ---------------------------------------------------------------- one client for both
+
+sub build_knock
+{
+	my ($include, $lib) = map { Sentinai::Test::run('pg_config', "--$_") =~ s/\s+\z//r } qw(includedir libdir);
+
+	Sentinai::Test::run('cc', '-O2', '-Wall', '-Wextra', '-Werror', "-I$include", '-o', "$t->{dir}/knock", 'test/bench/knock.c', "-L$lib", '-lpq');
+	return;
+}
+
+# Calls a second, and how many. what: a key of %statement, or a Redis
+sub knock
+{
+	my ($what, $where, $clients) = @_;
+	my @server = ref $what
+	  ? ('redis', $what->{address}{$where})
+	  : ('pg', $where eq 'loopback' ? $t->url : "host=$t->{socket} port=$t->{port} user=postgres dbname=sentinai");
+
+	return split ' ', Sentinai::Test::run("$t->{dir}/knock", @server, $clients, 1, 1, ref $what ? $what->{sha} : $statement{$what});
+}
+
 # ---------------------------------------------------------------- the comparison
 
 my %script;
@@ -220,12 +248,13 @@ sub write_scripts
 		select => write_script('select', "$statement{select};\n"),
 		check => write_script('check', "$statement{check};\n"),
 		check_row => write_script('check_row', "$statement{check_row};\n"),
-		hot => keyed('check_key', 1),
-		many => keyed('check_key', $keys),
+		allowed => write_script('allowed', "$statement{allowed};\n"),
+		hot => keyed('allowed_key', 1),
+		many => keyed('allowed_key', $keys),
 		row_hot => keyed('row_key', 1),
 		row_many => keyed('row_key', $keys),
 		select_pipelined => write_script('select_pipelined', pipelined($statement{select})),
-		check_pipelined => write_script('check_pipelined', pipelined($statement{check})),
+		allowed_pipelined => write_script('allowed_pipelined', pipelined($statement{allowed})),
 	);
 	return;
 }
@@ -235,13 +264,14 @@ sub write_scripts
 my @groups = (
 	[
 		[ select => 'SELECT 1', sub { pgbench($script{select}, @_) } ],
-		[ check => 'rate_limit_check', sub { pgbench($script{check}, @_) } ],
+		[ allowed => 'rate_limit_allowed', sub { pgbench($script{allowed}, @_) } ],
+		[ check => 'rate_limit_check, one column', sub { pgbench($script{check}, @_) } ],
 		[ check_row => 'SELECT * FROM rate_limit_check', sub { pgbench($script{check_row}, @_) } ],
 		[ redis => 'Redis EVALSHA', sub { redis_benchmark('socket', 1, 1, @_) } ],
 	],
 	[
-		[ hot => 'rate_limit_check, key 1 of 1', sub { pgbench($script{hot}, @_) } ],
-		[ many => 'rate_limit_check, 100,000 keys', sub { pgbench($script{many}, @_) } ],
+		[ hot => 'rate_limit_allowed, key 1 of 1', sub { pgbench($script{hot}, @_) } ],
+		[ many => 'rate_limit_allowed, 100,000 keys', sub { pgbench($script{many}, @_) } ],
 		[ redis_many => 'Redis EVALSHA, 100,000 keys', sub { redis_benchmark('socket', $keys, 1, @_) } ],
 	],
 	[
@@ -250,27 +280,42 @@ my @groups = (
 	],
 	[
 		[ select_pipelined => 'SELECT 1, pipelined', sub { pgbench($script{select_pipelined}, @_, $pipeline) } ],
-		[ check_pipelined => 'rate_limit_check, pipelined', sub { pgbench($script{check_pipelined}, @_, $pipeline) } ],
+		[ allowed_pipelined => 'rate_limit_allowed, pipelined', sub { pgbench($script{allowed_pipelined}, @_, $pipeline) } ],
 		[ redis_pipelined => 'Redis EVALSHA, pipelined', sub { redis_benchmark('socket', 1, $pipeline, @_) } ],
 	],
 	[
-		[ check_loopback => 'rate_limit_check, loopback', sub { pgbench($script{check}, @_, 1, $t->url) } ],
+		[ allowed_loopback => 'rate_limit_allowed, loopback', sub { pgbench($script{allowed}, @_, 1, $t->url) } ],
 		[ redis_loopback => 'Redis EVALSHA, loopback', sub { redis_benchmark('loopback', 1, 1, @_) } ],
-	]);
-my @with_cpu = qw(select check check_row redis row_hot);
+	],
+	map {
+		my $where = $_;
+		[
+			[ "select_knock_$where" => "one client, $where: SELECT 1", sub { knock('select', $where, @_) } ],
+			[ "allowed_knock_$where" => "one client, $where: rate_limit_allowed", sub { knock('allowed', $where, @_) } ],
+			[ "redis_knock_$where" => "one client, $where: Redis EVALSHA", sub { knock($redis, $where, @_) } ],
+			[ "redis_log_$where" => "one client, $where: Redis EVALSHA, with a log", sub { knock($redis_log, $where, @_) } ],
+		]
+	} qw(socket loopback));
+my @with_cpu = qw(select allowed check check_row redis row_hot);
 
 # Title, ours, theirs, goal, and with how many clients the goal is meant
 my @ratios = (
-	[ 'of SELECT 1', 'check', 'select', '>= 0.95' ],
+	[ 'of SELECT 1', 'allowed', 'select', '>= 0.95' ],
+	[ 'of SELECT 1, one column of rate_limit_check', 'check', 'select' ],
 	[ 'of SELECT 1, all columns', 'check_row', 'select' ],
 	[ 'one hot key, of 100,000 keys', 'hot', 'many', '>= 0.9', 8 ],
-	[ 'of Redis, one hot key', 'check', 'redis', '>= 1' ],
+	[ 'of Redis, one hot key', 'allowed', 'redis', '>= 1' ],
 	[ 'of Redis, 100,000 keys', 'many', 'redis_many', '>= 1' ],
-	[ 'of Redis, loopback', 'check_loopback', 'redis_loopback', '>= 1' ],
-	[ 'of Redis, pipelined', 'check_pipelined', 'redis_pipelined' ],
-	[ 'of SELECT 1, pipelined', 'check_pipelined', 'select_pipelined' ],
+	[ 'of Redis, loopback', 'allowed_loopback', 'redis_loopback', '>= 1' ],
+	[ 'of Redis, pipelined', 'allowed_pipelined', 'redis_pipelined' ],
+	[ 'of SELECT 1, pipelined', 'allowed_pipelined', 'select_pipelined' ],
 	[ 'of rows, one hot key', 'hot', 'row_hot', '>= 20', 8 ],
 	[ 'of rows, 100,000 keys', 'many', 'row_many' ],
+	(map {
+		([ "of SELECT 1, one client, $_", "allowed_knock_$_", "select_knock_$_", '>= 0.95' ],
+		[ "of Redis, one client, $_", "allowed_knock_$_", "redis_knock_$_", '>= 1' ],
+		[ "of Redis with a log, one client, $_", "allowed_knock_$_", "redis_log_$_" ])
+	} qw(socket loopback)),
 );
 
 # The best of each, and least CPU a call
@@ -354,7 +399,9 @@ ANALYZE tenant;
 SELECT count(*) FROM rate_limit_check_batch(ARRAY(SELECT n::text FROM generate_series(1, $keys) n), 'api_requests');
 SQL
 	make_row_limiter();
-	start_redis();
+	build_knock();
+	$redis = start_redis('redis');
+	$redis_log = start_redis('redis-log', '--appendonly', 'yes', '--appendfsync', 'everysec');
 	write_scripts();
 	return;
 }

@@ -1,0 +1,256 @@
+/*
+ * knock.c
+ *	  One client for two servers: asks PostgreSQL and Redis the same question in the same loop, so that what differs is the server.
+ *
+ *	  knock pg CONNINFO CLIENTS SECONDS KEYS [STATEMENT]
+ *	  knock redis HOST:PORT|SOCKET CLIENTS SECONDS KEYS SCRIPT_SHA
+ *
+ * A thread waits by epoll for that many connections, each of which asks again once it has its answer: one system call to send and one
+ * to receive. Of PostgreSQL a prepared statement with the parameters key and limit type, as drivers do it: Bind, Execute, Sync;
+ * what the columns are was asked when it was prepared. KEYS above 1: the key is one of that many, by chance, else always the
+ * same. Prints calls a second, and how many there were.
+ */
+#include <errno.h>
+#include <libpq-fe.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <arpa/inet.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#define MAX_CLIENTS 64
+
+typedef struct Client
+{
+	int fd;
+	unsigned char in[4096];
+	size_t n_in;
+} Client;
+
+static bool is_redis;
+static const char *sha;
+static const char *statement = "SELECT sentinai.rate_limit_allowed($1, 'api_requests')";
+static long n_keys;
+static bool has_key;
+
+static void
+die(const char *what, const char *why)
+{
+	fprintf(stderr, "knock: %s: %s\n", what, why);
+	exit(1);
+}
+
+static double
+seconds_now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+/* ---- connecting ---- */
+
+/* libpq logs in and prepares; from then on its socket is ours. */
+static int
+connect_pg(const char *conninfo)
+{
+	PGconn *conn = PQconnectdb(conninfo);
+	PGresult *result;
+
+	if (PQstatus(conn) != CONNECTION_OK)
+		die("connect", PQerrorMessage(conn));
+	result = PQprepare(conn, "s", statement, 0, NULL);
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
+		die("prepare", PQerrorMessage(conn));
+	PQclear(result);
+	result = PQdescribePrepared(conn, "s");
+	has_key = PQnparams(result) > 0;
+	PQclear(result);
+	return PQsocket(conn);
+}
+
+static int
+connect_redis(const char *where)
+{
+	const char *colon = strrchr(where, ':');
+	struct sockaddr_un local = {.sun_family = AF_UNIX};
+	struct sockaddr_in loopback = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(colon ? AF_INET : AF_UNIX, SOCK_STREAM, 0);
+	int one = 1;
+	int failed;
+
+	snprintf(local.sun_path, sizeof(local.sun_path), "%s", where);
+	if (colon)
+	{
+		loopback.sin_port = htons(atoi(colon + 1));
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		failed = connect(fd, (struct sockaddr *) &loopback, sizeof(loopback));
+	}
+	else
+		failed = connect(fd, (struct sockaddr *) &local, sizeof(local));
+	if (failed)
+		die(where, strerror(errno));
+	return fd;
+}
+
+/* ---- asking ---- */
+
+static char *
+put16(char *to, int n)
+{
+	*to++ = n >> 8;
+	*to++ = n;
+	return to;
+}
+
+static char *
+put32(char *to, int n)
+{
+	return put16(put16(to, n >> 16 & 0xffff), n & 0xffff);
+}
+
+static size_t
+ask_pg(char *to, const char *key)
+{
+	char *start = to;
+	char *length = to + 1;
+
+	*to = 'B';
+	to += 5;
+	*to++ = '\0';			  /* the portal */
+	to = stpcpy(to, "s") + 1; /* the statement */
+	to = put16(to, 0);		  /* parameters are text */
+	to = put16(to, has_key);
+	if (has_key)
+	{
+		to = put32(to, strlen(key));
+		to = stpcpy(to, key);
+	}
+	to = put16(to, 0); /* so are results */
+	put32(length, to - length);
+	memcpy(to, "E\0\0\0\11\0\0\0\0\0S\0\0\0\4", 15);
+	return to + 15 - start;
+}
+
+static size_t
+ask_redis(char *to, const char *key)
+{
+	return sprintf(to, "*6\r\n$7\r\nEVALSHA\r\n$40\r\n%s\r\n$1\r\n1\r\n$%zu\r\n%s\r\n$2\r\n60\r\n$4\r\n1000\r\n", sha,
+				   strlen(key), key);
+}
+
+static void
+ask(Client *client)
+{
+	char request[512];
+	char key[32] = "T1";
+	size_t size;
+
+	if (n_keys > 1)
+		snprintf(key, sizeof(key), "%ld", 1 + random() % n_keys);
+	size = is_redis ? ask_redis(request, key) : ask_pg(request, key);
+	if (send(client->fd, request, size, MSG_NOSIGNAL) != (ssize_t) size)
+		die("send", strerror(errno));
+}
+
+/* ---- being answered ---- */
+
+/* Bytes of the message at the front, 0: it isn't whole. *last: it is the last of an answer. */
+static size_t
+message_pg(const unsigned char *in, size_t n, bool *last)
+{
+	size_t size = n < 5 ? 0 : 1 + ((size_t) in[1] << 24 | in[2] << 16 | in[3] << 8 | in[4]);
+
+	if (size == 0 || size > n)
+		return 0;
+	if (in[0] == 'E')
+		die("PostgreSQL raised an error", (const char *) in + 5);
+	*last = in[0] == 'Z';
+	return size;
+}
+
+static size_t
+message_redis(const unsigned char *in, size_t n, bool *last)
+{
+	const unsigned char *end = n == 0 ? NULL : memchr(in, '\n', n);
+
+	if (end == NULL)
+		return 0;
+	if (in[0] == '-')
+		die("Redis raised an error", (const char *) in + 1);
+	*last = true;
+	return end + 1 - in;
+}
+
+/* Takes what came. True: that was an answer. */
+static bool
+answered(Client *client)
+{
+	ssize_t got = recv(client->fd, client->in + client->n_in, sizeof(client->in) - 1 - client->n_in, 0);
+	bool last = false;
+	size_t at = 0;
+	size_t size;
+
+	if (got <= 0)
+		die("receive", got == 0 ? "the server has closed the connection" : strerror(errno));
+	client->n_in += got;
+	client->in[client->n_in] = '\0';
+	while (!last && (size = is_redis ? message_redis(client->in + at, client->n_in - at, &last)
+									 : message_pg(client->in + at, client->n_in - at, &last)) > 0)
+		at += size;
+	memmove(client->in, client->in + at, client->n_in - at);
+	client->n_in -= at;
+	return last;
+}
+
+int
+main(int argc, char **argv)
+{
+	static Client clients[MAX_CLIENTS];
+	struct epoll_event ready[MAX_CLIENTS];
+	int poll = epoll_create1(0);
+	long calls = 0;
+	int n;
+	double start;
+	double length;
+
+	if (argc < 6 || (n = atoi(argv[3])) < 1 || n > MAX_CLIENTS)
+		die("usage", "knock pg|redis WHERE CLIENTS SECONDS KEYS [STATEMENT|SCRIPT_SHA]");
+	is_redis = strcmp(argv[1], "redis") == 0;
+	length = atof(argv[4]);
+	n_keys = atol(argv[5]);
+	if (argc > 6)
+		*(is_redis ? &sha : &statement) = argv[6];
+	for (int i = 0; i < n; i++)
+	{
+		struct epoll_event event = {.events = EPOLLIN, .data.ptr = &clients[i]};
+
+		clients[i].fd = is_redis ? connect_redis(argv[2]) : connect_pg(argv[2]);
+		epoll_ctl(poll, EPOLL_CTL_ADD, clients[i].fd, &event);
+	}
+	start = seconds_now();
+	for (int i = 0; i < n; i++)
+		ask(&clients[i]);
+	while (seconds_now() - start < length)
+	{
+		int n_ready = epoll_wait(poll, ready, n, -1);
+
+		for (int i = 0; i < n_ready; i++)
+		{
+			if (!answered(ready[i].data.ptr))
+				continue;
+			calls++;
+			ask(ready[i].data.ptr);
+		}
+	}
+	printf("%.0f %ld\n", calls / (seconds_now() - start), calls);
+	return 0;
+}
