@@ -42,6 +42,7 @@
 
 PG_FUNCTION_INFO_V1(sn_caller_role_sql);
 PG_FUNCTION_INFO_V1(sn_caller_identity_sql);
+PG_FUNCTION_INFO_V1(sn_caller_names_tenants_sql);
 PG_FUNCTION_INFO_V1(sn_caller_sees_all_sql);
 PG_FUNCTION_INFO_V1(sn_current_tenant_sql);
 PG_FUNCTION_INFO_V1(sn_tenant_check_sql);
@@ -69,6 +70,7 @@ static struct
 	Oid role;
 	Oid session;
 	bool sees_all;
+	bool every_tenant;				/* bound to '*' */
 	bool authenticated_by_token;	/* logged in as the authenticator */
 	char tenant[SN_TENANT_MAX + 1]; /* '': none */
 } caller;
@@ -145,6 +147,7 @@ bound_tenant(Oid role, const char *wanted)
 	binding_read(&binding, role, wanted);
 	if (binding.n == 0)
 		return NULL;
+	caller.every_tenant |= binding.every;
 	if (binding.n == 1 && !binding.every)
 		return binding.only;
 	return binding.every || binding.has_wanted ? wanted : "";
@@ -292,6 +295,7 @@ caller_find(void)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table \"sentinai.tenant_role\" does not exist"),
 						errhint("ALTER EXTENSION sentinai UPDATE makes it.")));
 	caller.sees_all = is_admin(caller.role);
+	caller.every_tenant = false;
 	strlcpy(caller.tenant, find_tenant(), sizeof(caller.tenant));
 	caller.as_of = as_of;
 }
@@ -310,6 +314,17 @@ sn_caller_role(void)
 	return GetOuterUserId();
 }
 
+char *
+sn_caller_identity(void)
+{
+	caller_know();
+	if (!caller.authenticated_by_token)
+		return GetUserNameFromId(caller.session, false);
+	if (claims.subject[0] != '\0')
+		return psprintf("jwt:%s", claims.subject);
+	return psprintf("role:%s", GetUserNameFromId(caller.role, false));
+}
+
 bool
 sn_caller_sees_all(void)
 {
@@ -319,6 +334,12 @@ sn_caller_sees_all(void)
 		return true;
 	caller_know();
 	return caller.sees_all;
+}
+
+bool
+sn_caller_names_tenants(void)
+{
+	return sn_caller_sees_all() || (held == NULL && !InSecurityRestrictedOperation() && caller.every_tenant);
 }
 
 const char *
@@ -345,25 +366,24 @@ refuse_no_tenant(void)
 			 "chooses one: SET sentinai.tenant_id.")));
 }
 
-/* In the same words whether the tenant exists or not. */
-SN_NORETURN static void
-refuse_tenant(const char *tenant_id)
-{
-	int len = pg_mbcliplen(tenant_id, strlen(tenant_id), 100);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for tenant \"%.*s\"", len, tenant_id)));
-}
-
 bool
-sn_tenant_visible(const char *tenant_id)
+sn_tenant_visible(const char *tenant_id, int len)
 {
 	const char *own;
 
 	if (sn_caller_sees_all())
 		return true;
 	own = sn_current_tenant();
-	return own != NULL && tenant_id != NULL && strcmp(own, tenant_id) == 0;
+	return own != NULL && tenant_id != NULL && strlen(own) == len && memcmp(own, tenant_id, len) == 0;
+}
+
+/* In the same words whether the tenant exists or not. */
+void
+sn_tenant_require(const char *tenant_id, int len)
+{
+	if (!sn_tenant_visible(tenant_id, len))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied for tenant \"%.*s\"", pg_mbcliplen(tenant_id, len, 100), tenant_id)));
 }
 
 const char *
@@ -371,10 +391,11 @@ sn_tenant_check(const char *tenant_id)
 {
 	const char *own;
 
-	if (tenant_id != NULL && sn_tenant_visible(tenant_id))
-		return tenant_id;
 	if (tenant_id != NULL)
-		refuse_tenant(tenant_id);
+	{
+		sn_tenant_require(tenant_id, strlen(tenant_id));
+		return tenant_id;
+	}
 	own = sn_current_tenant();
 	if (own == NULL && !sn_caller_sees_all())
 		refuse_no_tenant();
@@ -455,16 +476,11 @@ sn_caller_role_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_NAME(name);
 }
 
-/* caller_identity() returns text: who was authenticated, by the server or by the authenticator's token. */
+/* caller_identity() returns text */
 Datum
 sn_caller_identity_sql(PG_FUNCTION_ARGS)
 {
-	caller_know();
-	if (!caller.authenticated_by_token)
-		PG_RETURN_TEXT_P(cstring_to_text(GetUserNameFromId(caller.session, false)));
-	if (claims.subject[0] != '\0')
-		PG_RETURN_TEXT_P(cstring_to_text(psprintf("jwt:%s", claims.subject)));
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("role:%s", GetUserNameFromId(caller.role, false))));
+	PG_RETURN_TEXT_P(cstring_to_text(sn_caller_identity()));
 }
 
 /* caller_sees_all() returns boolean */
@@ -472,6 +488,13 @@ Datum
 sn_caller_sees_all_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(sn_caller_sees_all());
+}
+
+/* caller_names_tenants() returns boolean */
+Datum
+sn_caller_names_tenants_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(sn_caller_names_tenants());
 }
 
 static Datum
@@ -500,5 +523,8 @@ sn_tenant_check_sql(PG_FUNCTION_ARGS)
 Datum
 sn_tenant_visible_sql(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(sn_tenant_visible(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0))));
+	text *tenant_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+
+	PG_RETURN_BOOL(tenant_id == NULL ? sn_tenant_visible(NULL, 0)
+									 : sn_tenant_visible(VARDATA_ANY(tenant_id), VARSIZE_ANY_EXHDR(tenant_id)));
 }

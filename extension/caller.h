@@ -15,16 +15,25 @@
 /* The role that asks, outside of SECURITY DEFINER functions and handlers. */
 extern Oid sn_caller_role(void);
 
+/* Who was authenticated, by the server or by the authenticator's token. In the current context. */
+extern char *sn_caller_identity(void);
+
 /* The tenant that the caller is bound to, NULL: none. Valid until the next call. */
 extern const char *sn_current_tenant(void);
 
 extern bool sn_caller_sees_all(void);
 
+/* Whether figures may be shown by tenant: to one who sees all, or may choose any. */
+extern bool sn_caller_names_tenants(void);
+
 /* The tenant itself, the caller's own for NULL (NULL where the caller sees all and has none), or error 42501. */
 extern const char *sn_tenant_check(const char *tenant_id);
 
-/* Whether a row of that tenant may be shown. A tenant of NULL is nobody's: only who sees all sees it. */
-extern bool sn_tenant_visible(const char *tenant_id);
+/* Whether a row of that tenant (NULL, or len bytes) may be shown. A tenant of NULL is nobody's: only who sees all sees it. */
+extern bool sn_tenant_visible(const char *tenant_id, int len);
+
+/* Error 42501 unless it may. */
+extern void sn_tenant_require(const char *tenant_id, int len);
 
 /*
  * From now on the caller is that tenant and nothing more, whatever its role and settings; NULL: no tenant at all. Calls

@@ -14,6 +14,7 @@
 #include "sentinai.h"
 
 #include "catalog/pg_type.h"
+#include "caller.h"
 #include "commands/trigger.h"
 #include "dead_letter.h"
 #include "executor/spi.h"
@@ -594,7 +595,8 @@ static SnStatement read_for_retry = {
 		   "   WHERE y.dlq_id = d.id AND y.details->>'error_type' = 'header_mismatch')) ORDER BY h.place)"
 		   " || ARRAY[ROW('" SN_HEADER_DLQ_ID "', pg_catalog.convert_to(d.id::text, 'UTF8'))::sentinai.header,"
 		   "  ROW('" SN_HEADER_DLQ_TOKEN "', pg_catalog.convert_to($2, 'UTF8'))::sentinai.header],"
-		   " d.payload_raw, d.retry_count FROM sentinai.dead_letter_queue d WHERE d.id = $1 FOR UPDATE",
+		   " d.payload_raw, d.retry_count FROM sentinai.dead_letter_queue d"
+		   " WHERE d.id = $1 AND sentinai.tenant_visible(d.tenant_id) FOR UPDATE",
 	.n_args = 2,
 	.args = {INT8OID, TEXTOID}};
 
@@ -871,18 +873,22 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 /* ---------- discarding, and what was lost ---------- */
 
 static SnStatement lock_dead_letter = {
-	.sql = "SELECT d.status FROM sentinai.dead_letter_queue d WHERE d.id = $1 FOR UPDATE",
-	.n_args = 1,
-	.args = {INT8OID}};
+	.sql = "SELECT d.status FROM sentinai.dead_letter_queue d"
+		   " WHERE d.id = $1 AND (NOT $2 OR sentinai.tenant_visible(d.tenant_id)) FOR UPDATE",
+	.n_args = 2,
+	.args = {INT8OID, BOOLOID}};
 
-/* Locks a dead letter that may become *to*, or refuses. */
+/*
+ * Locks a dead letter that may become *to*, or refuses. One of another tenant than the caller's is not there, where it is the
+ * caller who decides and not the machinery.
+ */
 static void
-lock_for(int64 id, DeadLetterState to)
+lock_for(int64 id, DeadLetterState to, bool by_caller)
 {
-	Datum value = Int64GetDatum(id);
+	Datum values[2] = {Int64GetDatum(id), BoolGetDatum(by_caller)};
 	Refusal refusal = {0};
 
-	if (sn_execute(&lock_dead_letter, &value, NULL) == 0)
+	if (sn_execute(&lock_dead_letter, values, NULL) == 0)
 		refuse_missing(id, &refusal);
 	else
 		transition_allowed(id, state_by_name(sn_result_text(0, 1)), to, false, &refusal);
@@ -905,9 +911,9 @@ sn_dlq_discard(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("a dead letter is not discarded without a reason"),
 						errhint("SELECT sentinai.dlq_discard(" INT64_FORMAT ", 'why', 'who')", id)));
 	if (actor == NULL)
-		change.actor = actor = GetUserNameFromId(GetSessionUserId(), false);
+		change.actor = actor = sn_caller_identity();
 	SPI_connect();
-	lock_for(id, DEAD_LETTER_DISCARDED);
+	lock_for(id, DEAD_LETTER_DISCARDED, true);
 	dead_letter_set_state(id, DEAD_LETTER_DISCARDED, &change);
 	SPI_finish();
 	values[0] = Int64GetDatum(id);
@@ -926,7 +932,7 @@ sn_dlq_retry_lost(PG_FUNCTION_ARGS)
 		.action = "retry_lost", .error_type = "retry_lost", .error_message = text_to_cstring(PG_GETARG_TEXT_PP(1))};
 
 	SPI_connect();
-	lock_for(id, DEAD_LETTER_PENDING);
+	lock_for(id, DEAD_LETTER_PENDING, false);
 	dead_letter_set_state(id, DEAD_LETTER_PENDING, &change);
 	SN_POINT("dead_letter.lost");
 	SPI_finish();
@@ -944,7 +950,7 @@ sn_dlq_retry_refused(PG_FUNCTION_ARGS)
 							   .more_retries = 1};
 
 	SPI_connect();
-	lock_for(id, DEAD_LETTER_PENDING);
+	lock_for(id, DEAD_LETTER_PENDING, false);
 	dead_letter_set_state(id, DEAD_LETTER_PENDING, &change);
 	SPI_finish();
 	PG_RETURN_VOID();

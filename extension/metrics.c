@@ -20,6 +20,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "caller.h"
 #include "guc.h"
 #include "metrics.h"
 #include "shmem.h"
@@ -230,7 +231,7 @@ sn_metrics_install(void)
 /* ---- reading ---- */
 
 static void
-series_put(ReturnSetInfo *rsinfo, Series *series)
+series_put(ReturnSetInfo *rsinfo, Series *series, bool by_tenant)
 {
 	Datum buckets[N_BUCKETS];
 	Datum values[8];
@@ -240,7 +241,7 @@ series_put(ReturnSetInfo *rsinfo, Series *series)
 		buckets[i] = Int64GetDatum(pg_atomic_read_u64(&series->buckets[i]));
 	values[0] = CStringGetTextDatum(series->key.worker_type);
 	values[1] = CStringGetTextDatum(series->key.event_type);
-	values[2] = CStringGetTextDatum(series->key.tenant_id);
+	values[2] = CStringGetTextDatum(by_tenant ? series->key.tenant_id : "all");
 	values[3] = CStringGetTextDatum(series->key.status);
 	values[4] = CStringGetTextDatum(series->key.error_type);
 	values[5] = Int64GetDatum(pg_atomic_read_u64(&series->count));
@@ -257,6 +258,7 @@ sn_metric_series(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	HASH_SEQ_STATUS scan;
 	Series *series;
+	bool by_tenant = sn_caller_names_tenants();
 
 	InitMaterializedSRF(fcinfo, 0);
 	LWLockAcquire(sn_shared->metric_lock, LW_SHARED);
@@ -264,7 +266,7 @@ sn_metric_series(PG_FUNCTION_ARGS)
 	while ((series = hash_seq_search(&scan)) != NULL)
 	{
 		if (series->key.database == MyDatabaseId)
-			series_put(rsinfo, series);
+			series_put(rsinfo, series, by_tenant);
 	}
 	LWLockRelease(sn_shared->metric_lock);
 	return (Datum) 0;

@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "caller.h"
 #include "emit.h"
 #include "guc.h"
 #include "handle.h"
@@ -645,6 +646,7 @@ call_tenant(Call *call, text *tenant_id)
 {
 	call->tenant_id = VARDATA_ANY(tenant_id);
 	call->tenant_len = VARSIZE_ANY_EXHDR(tenant_id);
+	sn_tenant_require(call->tenant_id, call->tenant_len);
 	if (call->tenant_len > SN_TENANT_LEN)
 		raise_unknown_tenant(call->tenant_id, call->tenant_len);
 }
@@ -1187,7 +1189,8 @@ sn_rate_limit_busy(PG_FUNCTION_ARGS)
 		{
 			const SnLimitType *type = type_of(types, n_types, &slots[i]);
 
-			if (slots[i].database == MyDatabaseId && slots[i].enabled && type)
+			if (slots[i].database == MyDatabaseId && slots[i].enabled && type &&
+				sn_tenant_visible(slots[i].tenant_id, slots[i].tenant_len))
 				put_busy(rsinfo, type, &slots[i], PG_GETARG_FLOAT8(0), now);
 		}
 	}

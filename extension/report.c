@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "caller.h"
 #include "guc.h"
 #include "launcher.h"
 #include "report.h"
@@ -273,6 +274,7 @@ begin_read(Generation *generation, Reader *reader)
 	GetUserIdAndSecContext(&reader->user, &reader->security);
 	reader->nest_level = NewGUCNestLevel();
 	set_for_query("search_path", report->search_path);
+	sn_hold_tenant(report->tenant_id);
 	SetUserIdAndSecContext(get_role_oid(report->role_name, false),
 						   reader->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	XactReadOnly = true;
@@ -284,6 +286,7 @@ commit_read(const Reader *reader)
 {
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	SetUserIdAndSecContext(reader->user, reader->security);
+	sn_release_tenant();
 	AtEOXact_GUC(false, reader->nest_level);
 	commit();
 	LockReleaseSession(USER_LOCKMETHOD);

@@ -13,6 +13,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "caller.h"
 #include "common/pg_prng.h"
 #include "funcapi.h"
 #include "retry.h"
@@ -370,6 +371,8 @@ sn_retry_delay(PG_FUNCTION_ARGS)
 	if (retry < 1)
 		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("retry_count must be at least 1"),
 						errhint("1 is the first retry.")));
+	if (!PG_ARGISNULL(2))
+		sn_tenant_check(text_arg(fcinfo, 2));
 	SPI_connect();
 	policy_get(text_arg(fcinfo, 2), text_arg(fcinfo, 1), text_arg(fcinfo, 3), text_arg(fcinfo, 4), &policy);
 	SPI_finish();

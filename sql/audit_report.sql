@@ -108,6 +108,7 @@ INSERT INTO report_mask VALUES ('^amount$');
 SELECT report_masked('{"amount": 12, "AMOUNT_MAX": 1}', report_mask_pattern());
 DELETE FROM report_mask WHERE NOT builtin;
 CREATE ROLE regress_audit_op IN ROLE sentinai_operator;
+SELECT tenant_role_add('regress_audit_op', 'AUDIT_T');
 SET ROLE regress_audit_op;
 DO $$ BEGIN PERFORM report_download(id) FROM sentinai.report_list('AUDIT_T') WHERE title = 'activity'; END $$;
 DO $$ BEGIN PERFORM report_download(id) FROM sentinai.report_list('AUDIT_T') WHERE title = 'tools';
@@ -118,6 +119,7 @@ SET ROLE regress_audit_op;
 DO $$ BEGIN PERFORM report_download(id) FROM sentinai.report_list('AUDIT_T') WHERE title = 'tools'; END $$;
 RESET ROLE;
 DROP ROLE regress_audit_op;
+SELECT tenant_role_remove('regress_audit_op', 'AUDIT_T');
 
 -- ---- changes of configuration
 

@@ -135,8 +135,18 @@ SELECT circuit_open('circ', 'CircOne', 'circ_none');
 SELECT circuit_open('nobody', 'CircOne');
 CREATE ROLE regress_circ_operator IN ROLE sentinai_operator;
 CREATE ROLE regress_circ_viewer IN ROLE sentinai_viewer;
+SELECT tenant_role_add('regress_circ_operator', 'circ_a');
 SET ROLE regress_circ_viewer;
 SELECT circuit_open('circ', 'CircOne', NULL, 'may not');
+\echo -- an operator opens and closes circuits of its own tenant only
+SET ROLE regress_circ_operator;
+SELECT circuit_open('circ', 'CircOne', 'circ_none');
+SELECT circuit_open('circ', 'CircOne', NULL, 'of ours');
+SELECT event_type, tenant_id, error_message FROM circuit_list() WHERE worker_type = 'circ';
+SELECT circuit_close('circ', 'CircOne');
+RESET ROLE;
+GRANT sentinai_admin TO regress_circ_operator;
+SELECT tenant_role_remove('regress_circ_operator', 'circ_a');
 SET ROLE regress_circ_operator;
 SELECT circuit_open('circ', 'CircOne', NULL, 'maintenance of the ledger');
 SELECT event_type, reason, actor = session_user FROM circuit_list() WHERE worker_type = 'circ';

@@ -369,6 +369,7 @@ SELECT sum(removed), sum(growth) FROM dlq_growth('dlq_a');
 --
 CREATE ROLE regress_dlq_viewer IN ROLE sentinai_viewer;
 CREATE ROLE regress_dlq_operator IN ROLE sentinai_operator;
+SELECT tenant_role_add('regress_dlq_viewer', 'dlq_a'), tenant_role_add('regress_dlq_operator', 'dlq_a');
 SET ROLE regress_dlq_viewer;
 SELECT event_id, payload IS NULL FROM dlq_list('dlq_a');
 SELECT total_entries FROM dlq_stats('dlq_a');
@@ -382,5 +383,6 @@ DELETE FROM dead_letter_queue WHERE tenant_id = 'dlq_a';
 RESET ROLE;
 SELECT action, from_status, authenticated = session_user FROM dlq_history ORDER BY id DESC LIMIT 1;
 DROP ROLE regress_dlq_viewer, regress_dlq_operator;
+DELETE FROM tenant_role WHERE role_name ~ '^regress_dlq_';
 DROP VIEW dlq_test.letters;
 DELETE FROM dlq_test.broken;

@@ -199,6 +199,7 @@ SELECT pg_temp.charge('idem_a', 'k1', 250);
 -- From a handler, which runs as a role without rights on tables
 --
 SET ROLE sentinai_handler;
+SET sentinai.tenant_id = 'idem_a';
 BEGIN;
 SELECT state FROM idempotency_begin('idem_a', 'handler', 'h1', '{}');
 SELECT idempotency_complete('idem_a', 'handler', 'h1', '{}');
@@ -206,6 +207,7 @@ SET CONSTRAINTS ALL IMMEDIATE;
 COMMIT;
 SELECT * FROM idempotency_key;
 RESET ROLE;
+RESET sentinai.tenant_id;
 -- in consume: what is not completed, or was another request, fails its event
 SELECT event_type_add('IdemEvent');
 SELECT worker_type_add('idem', 'idem');

@@ -402,6 +402,7 @@ SELECT limit_value FROM rate_limit_set('rl_c', 'tool_executions', 1);
 CREATE ROLE regress_rl_admin IN ROLE sentinai_admin;
 CREATE ROLE regress_rl_operator IN ROLE sentinai_operator;
 CREATE ROLE regress_rl_viewer IN ROLE sentinai_viewer;
+SELECT tenant_role_add('regress_rl_operator', 'rl_c'), tenant_role_add('regress_rl_viewer', 'rl_c');
 SET ROLE regress_rl_admin;
 SELECT * FROM rate_limit_check('rl_c', 'tool_executions', 1000000);
 SELECT limit_type, allowed FROM rate_limit_check_all('rl_c', ARRAY['tool_executions', 'api_requests'], ARRAY[100, 1]);
@@ -415,6 +416,7 @@ SELECT allowed FROM rate_limit_check('rl_c', 'tool_executions');
 SELECT rate_limit_set('rl_c', 'tool_executions', 1000);
 SET ROLE regress_rl_viewer;
 SELECT allowed FROM rate_limit_peek('rl_c', 'tool_executions');
+SELECT allowed FROM rate_limit_peek('rl_b', 'tool_executions');
 SELECT count(*) FROM rate_limit_usage('rl_c');
 SELECT count(*) FROM rate_limit_list('rl_c');
 SELECT rate_limit_check('rl_c', 'tool_executions');
@@ -430,6 +432,7 @@ SET ROLE regress_rl_operator;
 SELECT allowed FROM rate_limit_check('rl_c', 'tool_executions');
 RESET ROLE;
 DROP ROLE regress_rl_admin, regress_rl_operator, regress_rl_viewer;
+DELETE FROM tenant_role WHERE role_name ~ '^regress_rl_';
 
 --
 -- A handler is limited, whoever runs it; what was granted to a slice that is undone is given back. A rehearsal only looks

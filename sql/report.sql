@@ -167,6 +167,7 @@ SELECT count(*) > 1, max(length(data)) <= 256 * 1024 FROM report_chunk WHERE rep
 
 CREATE ROLE regress_report_op IN ROLE sentinai_operator;
 CREATE ROLE regress_report_other IN ROLE sentinai_operator;
+SELECT tenant_role_add('regress_report_op', 'REPORT_T'), tenant_role_add('regress_report_other', 'REPORT_T');
 CREATE FUNCTION report_test.write() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN INSERT INTO report_test.thing VALUES ('X', 1); RETURN 1; END $$;
 CREATE FUNCTION report_test.settings() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -178,14 +179,16 @@ SELECT report_type_add('writes', 'SELECT report_test.write() AS n', snapshot => 
 SELECT report_type_add('writes_more', 'SELECT set_config(''transaction_read_only'', ''off'', false) AS a, report_test.write() AS n', snapshot => true);
 SELECT report_type_add('becomes', 'SELECT set_config(''role'', ''postgres'', false) AS a', snapshot => true);
 SELECT report_type_add('settings', 'SELECT report_test.settings() AS s', snapshot => true);
+SELECT report_type_add('tenants', 'SELECT string_agg(tenant_id, '','') AS seen, sentinai.current_tenant() AS own, sentinai.caller_sees_all() AS sees_all FROM sentinai.tenant', snapshot => true);
 SELECT report_type_add('divides', 'SELECT 1 / (length($1) - 8) AS n', snapshot => true);
 SET ROLE regress_report_op;
-SELECT count(*) FROM (SELECT pg_temp.ask(t) FROM unnest(ARRAY['things', 'writes', 'writes_more', 'becomes', 'settings', 'divides']) t OFFSET 0) a;
+SELECT count(*) FROM (SELECT pg_temp.ask(t) FROM unnest(ARRAY['things', 'writes', 'writes_more', 'becomes', 'settings', 'divides', 'tenants']) t OFFSET 0) a;
 SELECT pg_temp.sqlstate($$SELECT sentinai.report_type_add('bad', 'SELECT 1 AS a', snapshot => true)$$);
 RESET ROLE;
 CALL pg_temp.made();
-SELECT title, status, row_count, error_message FROM report_list('REPORT_T', page_size => 6) ORDER BY title;
+SELECT title, status, row_count, error_message FROM report_list('REPORT_T', page_size => 7) ORDER BY title;
 SELECT pg_temp.content('settings');
+SELECT pg_temp.content('tenants');
 SELECT count(*) FROM report_test.thing WHERE tenant_id = 'X';
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711;
 -- Who may have it: the role that asked, and the admin.
@@ -301,3 +304,4 @@ DELETE FROM audit_report WHERE tenant_id = 'REPORT_T';
 SET client_min_messages = warning;
 DROP SCHEMA report_test CASCADE;
 DROP ROLE regress_report_op, regress_report_other;
+DELETE FROM tenant_role WHERE role_name ~ '^regress_report_';

@@ -10,7 +10,7 @@ CREATE TABLE sentinai.tenant (
 	industry	text,
 	metadata	jsonb NOT NULL DEFAULT '{}',
 	created_at	timestamptz NOT NULL DEFAULT now(),
-	created_by	text NOT NULL DEFAULT session_user,
+	created_by	text NOT NULL,
 	updated_at	timestamptz NOT NULL DEFAULT now()
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.tenant', '');
@@ -33,7 +33,7 @@ CREATE TABLE sentinai.tenant_history (
 	from_status		text,
 	to_status		text NOT NULL,
 	reason			text,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL,
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX tenant_history_tenant ON sentinai.tenant_history (tenant_id, id);
@@ -45,7 +45,7 @@ COMMENT ON COLUMN sentinai.tenant_history.tenant_id IS 'The tenant.';
 COMMENT ON COLUMN sentinai.tenant_history.from_status IS 'The status before; NULL: the tenant was added.';
 COMMENT ON COLUMN sentinai.tenant_history.to_status IS 'The status after.';
 COMMENT ON COLUMN sentinai.tenant_history.reason IS 'As given by whoever made the change.';
-COMMENT ON COLUMN sentinai.tenant_history.authenticated IS 'The role that was authenticated (session_user).';
+COMMENT ON COLUMN sentinai.tenant_history.authenticated IS 'Who was authenticated: caller_identity().';
 COMMENT ON COLUMN sentinai.tenant_history.created_at IS 'When.';
 
 CREATE FUNCTION sentinai.tenant_add(

@@ -5,7 +5,7 @@ CREATE TABLE sentinai.tenant_role (
 	role_name	name NOT NULL,
 	tenant_id	text COLLATE "C" NOT NULL CHECK (tenant_id ~ '^([A-Za-z0-9_.-]{1,64}|\*)$'),
 	created_at	timestamptz NOT NULL DEFAULT now(),
-	created_by	text NOT NULL DEFAULT session_user,
+	created_by	text NOT NULL,
 	PRIMARY KEY (role_name, tenant_id)
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.tenant_role', '');
@@ -33,6 +33,10 @@ CREATE FUNCTION sentinai.caller_identity() RETURNS text
 COMMENT ON FUNCTION sentinai.caller_identity() IS
 	'Who was authenticated, for histories: session_user; in sessions of the authenticator jwt: and the token''s sub, or, where it has none, role: and its role.';
 
+ALTER TABLE sentinai.tenant_role ALTER COLUMN created_by SET DEFAULT sentinai.caller_identity();
+ALTER TABLE sentinai.tenant ALTER COLUMN created_by SET DEFAULT sentinai.caller_identity();
+ALTER TABLE sentinai.tenant_history ALTER COLUMN authenticated SET DEFAULT sentinai.caller_identity();
+
 CREATE FUNCTION sentinai.current_tenant() RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'sn_current_tenant_sql';
@@ -45,6 +49,12 @@ CREATE FUNCTION sentinai.caller_sees_all() RETURNS boolean
 COMMENT ON FUNCTION sentinai.caller_sees_all() IS
 	'Whether the caller sees every tenant: a superuser, a role with the privileges of sentinai_admin, or a handler that is not bound to a tenant.';
 
+CREATE FUNCTION sentinai.caller_names_tenants() RETURNS boolean
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'sn_caller_names_tenants_sql';
+COMMENT ON FUNCTION sentinai.caller_names_tenants() IS
+	'Whether figures may be shown to the caller by tenant: it sees all, or is bound to every tenant.';
+
 CREATE FUNCTION sentinai.tenant_check(tenant_id text) RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'sn_tenant_check_sql';
@@ -56,6 +66,24 @@ CREATE FUNCTION sentinai.tenant_visible(tenant_id text) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'sn_tenant_visible_sql';
 COMMENT ON FUNCTION sentinai.tenant_visible(text) IS
 	'Whether the caller may see rows of that tenant: for filters inside of SECURITY DEFINER functions. NULL and the reserved tenant '''' only for one who sees all.';
+
+-- One place for what a table of tenants' rows has. The function in a policy stands in a sub-select: it is called once a
+-- statement, and its result can be looked up in an index.
+CREATE FUNCTION sentinai.tenant_security(relation regclass, unowned boolean DEFAULT false) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+	EXECUTE format('CREATE POLICY tenant ON %s USING (tenant_id = (SELECT sentinai.current_tenant()))', relation);
+	EXECUTE format('CREATE POLICY every_tenant ON %s TO sentinai_admin, sentinai_platform, sentinai_handler USING (true)', relation);
+	IF unowned THEN
+		EXECUTE format('CREATE POLICY unowned ON %s FOR SELECT USING (tenant_id IS NULL)', relation);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.tenant_security(regclass, boolean) IS
+	'Internal: gives a table with tenant_id row security: a tenant has its own rows, sentinai_admin, and handlers that are bound to no tenant, have all. unowned: whoever may read the table sees rows whose tenant_id is NULL. Called for each table when the extension is made, and for each partition.';
 
 CREATE FUNCTION sentinai.tenant_role_add(role_name name, tenant_id text) RETURNS void
 	LANGUAGE plpgsql VOLATILE

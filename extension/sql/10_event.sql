@@ -242,6 +242,14 @@ BEGIN
 			MESSAGE = parsed.message,
 			DETAIL = coalesce(parsed.detail, format('The event is %s%s.', parsed.event_id, ' of tenant ' || parsed.tenant_id)),
 			HINT = 'Nothing was published. docs/events.md describes the fields of an event.';
+	END IF;
+	PERFORM sentinai.tenant_check(parsed.tenant_id);
+	-- Any other topic of the broker may be somebody else's: the worker that publishes has rights of its own there.
+	IF NOT sentinai.caller_sees_all() AND NOT EXISTS (SELECT FROM sentinai.worker_type_effective w WHERE w.topic = event_publish.topic) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('permission denied for topic "%s"', event_publish.topic),
+			HINT = 'A tenant publishes to topics that a worker type reads.';
 	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type t WHERE t.event_type = parsed.event_type) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
@@ -273,7 +281,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.event_publish(text, jsonb) IS
-	'Publishes an event of ours to a topic of Kafka, when the transaction commits, and returns its id. event: the envelope; a missing event_id, timestamp or version is filled in. The record''s key is tenant_id:exception_id, or tenant_id:event_id without an exception. It is in event_log at once. To keep the order of one exception''s events, lock a row of that exception before the call. Errors: SN001 (topic), SN004 (tenant), SN005 (event type), SN006 (a field is missing or wrong).';
+	'Publishes an event of ours to a topic of Kafka, when the transaction commits, and returns its id. event: the envelope; a missing event_id, timestamp or version is filled in. The record''s key is tenant_id:exception_id, or tenant_id:event_id without an exception. It is in event_log at once. To keep the order of one exception''s events, lock a row of that exception before the call. Errors: 42501 (another tenant than the caller''s, or a topic that no worker type reads and the caller does not see all), SN001 (topic), SN004 (tenant), SN005 (event type), SN006 (a field is missing or wrong).';
 
 CREATE FUNCTION sentinai.exception_events(exception text, tenant text DEFAULT NULL)
 	RETURNS TABLE (

@@ -40,7 +40,7 @@ COMMENT ON COLUMN sentinai.worker_type_override.group_id IS 'Its consumer group 
 COMMENT ON COLUMN sentinai.worker_type_override.owns_topic IS 'Whether it owns its topic now.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.worker_type_override', '');
 
-CREATE VIEW sentinai.worker_type_effective AS
+CREATE VIEW sentinai.worker_type_effective WITH (security_invoker = true) AS
 	SELECT w.name, w.topic, coalesce(o.group_id, w.group_id) AS group_id,
 		   coalesce(o.owns_topic, w.owns_topic) AS owns_topic, w.http_port, w.builtin
 	  FROM sentinai.worker_type w LEFT JOIN sentinai.worker_type_override o USING (name);

@@ -261,7 +261,7 @@ BEGIN
 			 WHERE (k.group_id, k.topic, k.partition) = ($1, $2, place.partition);
 			-- point: offset_reset.moved
 			UPDATE sentinai.offset_gap g
-			   SET resolved_at = now(), resolution = format('offset_reset from %s to %s by %s%s', old_offset, new_offset, session_user, coalesce(': ' || $6, ''))
+			   SET resolved_at = now(), resolution = format('offset_reset from %s to %s by %s%s', old_offset, new_offset, sentinai.caller_identity(), coalesce(': ' || $6, ''))
 			 WHERE (g.group_id, g.topic, g.partition) = ($1, $2, place.partition) AND g.resolved_at IS NULL;
 			recreated := recreated OR coalesce(gap IN ('topic_recreated', 'other_cluster'), false);
 		END IF;

@@ -41,6 +41,7 @@ BEGIN
 		EXECUTE pg_catalog.format(index_definition, name);
 	END LOOP;
 	EXECUTE pg_catalog.format('COMMENT ON TABLE sentinai.%I IS %L', name, pg_catalog.format('Partition of %s %s.', parent, bound));
+	PERFORM sentinai.tenant_security(pg_catalog.format('sentinai.%I', name)::regclass);
 	EXECUTE pg_catalog.format('ALTER TABLE sentinai.%I ATTACH PARTITION sentinai.%I %s', parent, name, bound);
 	RETURN true;
 END

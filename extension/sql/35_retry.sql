@@ -41,7 +41,7 @@ COMMENT ON TABLE sentinai.retry_policy IS
 CREATE TABLE sentinai.retry_policy_override (LIKE sentinai.retry_policy INCLUDING CONSTRAINTS);
 ALTER TABLE sentinai.retry_policy_override
 	ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now(),
-	ADD COLUMN updated_by text NOT NULL DEFAULT session_user;
+	ADD COLUMN updated_by text NOT NULL DEFAULT sentinai.caller_identity();
 CREATE UNIQUE INDEX retry_policy_override_key ON sentinai.retry_policy_override
 	(tenant_id, worker_type, event_type, error_type) NULLS NOT DISTINCT;
 SELECT pg_catalog.pg_extension_config_dump('sentinai.retry_policy_override', '');
@@ -170,7 +170,7 @@ CREATE FUNCTION sentinai.retry_policy_set(
 			ON CONFLICT (tenant_id, worker_type, event_type, error_type) DO UPDATE
 			   SET max_retries = EXCLUDED.max_retries, base_delay = EXCLUDED.base_delay, factor = EXCLUDED.factor,
 				   max_delay = EXCLUDED.max_delay, jitter = EXCLUDED.jitter, deadline = EXCLUDED.deadline,
-				   after_dead_letter = EXCLUDED.after_dead_letter, updated_at = now(), updated_by = session_user;
+				   after_dead_letter = EXCLUDED.after_dead_letter, updated_at = now(), updated_by = sentinai.caller_identity();
 		EXCEPTION WHEN check_violation THEN
 			RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'invalid retry policy', DETAIL = SQLERRM,
 				HINT = 'max_retries is 0 to 1000, factor 1 to 100, jitter 0 to 1, delays and deadline are not negative, after_dead_letter is continue or park.';
@@ -201,10 +201,11 @@ COMMENT ON FUNCTION sentinai.retry_policy_delete(text, text, text, text) IS
 CREATE FUNCTION sentinai.retry_delay(
 	retry_count integer, worker_type text DEFAULT NULL, tenant_id text DEFAULT NULL, event_type text DEFAULT NULL,
 	error_type text DEFAULT NULL) RETURNS interval
-	LANGUAGE c STABLE PARALLEL SAFE
+	LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED
+	SET search_path = pg_catalog, sentinai, pg_temp
 	AS 'MODULE_PATHNAME', 'sn_retry_delay';
 COMMENT ON FUNCTION sentinai.retry_delay(integer, text, text, text, text) IS
-	'Delay before the retry of that number (1: the first), jitter aside, by the policy that fits. NULL where the policy has no such retry: then it is a dead letter.';
+	'Delay before the retry of that number (1: the first), jitter aside, by the policy that fits. NULL where the policy has no such retry: then it is a dead letter. Error: 42501.';
 
 CREATE FUNCTION sentinai.condition_name(sqlstate text) RETURNS text
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE

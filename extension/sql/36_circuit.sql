@@ -31,10 +31,17 @@ COMMENT ON COLUMN sentinai.circuit.actor IS 'Who forced it.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.circuit', '');
 
 CREATE FUNCTION sentinai.circuit_list() RETURNS SETOF sentinai.circuit
-	LANGUAGE sql STABLE
+	LANGUAGE sql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$SELECT * FROM sentinai.circuit ORDER BY opened_at$$;
-COMMENT ON FUNCTION sentinai.circuit_list() IS 'The open circuits, oldest first.';
+	AS $$
+	SELECT c.worker_type, c.event_type, c.tenant_id, c.reason, c.error_type, CASE WHEN v.visible THEN c.error_message END,
+		   CASE WHEN v.visible THEN c.first_event_id END, c.opened_at, c.probe_at, c.probes, CASE WHEN v.visible THEN c.actor END
+	  FROM sentinai.circuit c CROSS JOIN LATERAL (SELECT sentinai.tenant_visible(c.tenant_id) AS visible OFFSET 0) v
+	 WHERE v.visible OR c.tenant_id = ''
+	 ORDER BY c.opened_at
+	$$;
+COMMENT ON FUNCTION sentinai.circuit_list() IS
+	'The open circuits, oldest first: of the caller''s tenant, and those that stop all tenants'' events. Whose event failed there, with which message, and who forced it, only one who sees all is told.';
 
 CREATE FUNCTION sentinai.circuit_open(worker_type text, event_type text, tenant_id text DEFAULT NULL, reason text DEFAULT NULL)
 	RETURNS void
@@ -45,6 +52,7 @@ CREATE FUNCTION sentinai.circuit_open(worker_type text, event_type text, tenant_
 DECLARE
 	type	sentinai.worker_type_effective := sentinai.worker_type_get($1);
 BEGIN
+	$3 := sentinai.tenant_check($3);
 	IF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $2) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
@@ -56,13 +64,13 @@ BEGIN
 			MESSAGE = format('tenant "%s" is not known', $3);
 	END IF;
 	INSERT INTO sentinai.circuit AS c (worker_type, event_type, tenant_id, reason, error_message, actor)
-		VALUES (type.name, $2, coalesce($3, ''), 'forced', $4, session_user)
+		VALUES (type.name, $2, coalesce($3, ''), 'forced', $4, sentinai.caller_identity())
 		ON CONFLICT (worker_type, event_type, tenant_id) DO UPDATE
 			SET reason = 'forced', error_message = excluded.error_message, actor = excluded.actor, probe_at = 'infinity';
 END
 $$;
 COMMENT ON FUNCTION sentinai.circuit_open(text, text, text, text) IS
-	'Forces a circuit open until circuit_close(): the events of the worker type and event type (of one tenant, or of all where tenant_id is NULL) wait, and no probe is made. reason: shown in circuit_list(). Raises SN002, SN004, SN005.';
+	'Forces a circuit open until circuit_close(): the events of the worker type and event type (of one tenant; tenant_id NULL: of the caller''s, or of all where it sees all) wait, and no probe is made. reason: shown in circuit_list(). Raises 42501, SN002, SN004, SN005.';
 
 CREATE FUNCTION sentinai.circuit_close(worker_type text, event_type text, tenant_id text DEFAULT NULL) RETURNS bigint
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -73,6 +81,7 @@ DECLARE
 	closed	sentinai.circuit;
 	n		bigint;
 BEGIN
+	$3 := sentinai.tenant_check($3);
 	DELETE FROM sentinai.circuit c WHERE (c.worker_type, c.event_type, c.tenant_id) = ($1, $2, coalesce($3, '')) RETURNING * INTO closed;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING
@@ -92,4 +101,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.circuit_close(text, text, text) IS
-	'Closes a circuit; what waits for it is due at once. A probe that succeeds does the same. Returns how many events waited. If the cause is still there it opens again. Raises SN011 (not_found).';
+	'Closes a circuit (tenant_id as in circuit_open()); what waits for it is due at once. A probe that succeeds does the same. Returns how many events waited. If the cause is still there it opens again. Raises 42501, SN011 (not_found).';

@@ -90,7 +90,7 @@ CREATE TABLE sentinai.dlq_history (
 	token			uuid,
 	reason			text,
 	actor			text,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
 	details			jsonb,
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -278,11 +278,11 @@ CREATE FUNCTION sentinai.dlq_replay(tenant_id text, reason text DEFAULT NULL, ac
 		SELECT count(*), count(*) FILTER (WHERE b.ok) INTO requested_count, updated_count
 		  FROM sentinai.dlq_retry_batch(
 				ARRAY(SELECT d.id FROM sentinai.dead_letter_queue d
-					   WHERE d.tenant_id = $1 AND d.status = 'pending' ORDER BY d.id), $2, $3) b;
+					   WHERE d.tenant_id = sentinai.tenant_check($1) AND d.status = 'pending' ORDER BY d.id), $2, $3) b;
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_replay(text, text, text) IS
-	'dlq_retry() of all pending dead letters of a tenant, in the order in which they came. Returns how many there were, and for how many a retry has begun.';
+	'dlq_retry() of all pending dead letters of a tenant, in the order in which they came. Returns how many there were, and for how many a retry has begun. Error: 42501.';
 
 CREATE FUNCTION sentinai.dlq_discard(INOUT id bigint, reason text, actor text DEFAULT NULL,
 	OUT status text, OUT discarded_at timestamptz, OUT discarded_by text)
@@ -493,10 +493,14 @@ CREATE FUNCTION sentinai.dlq_size() RETURNS TABLE (tenant_id text, size bigint)
 	LANGUAGE sql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT d.tenant_id::text, count(*) FROM sentinai.dead_letter_queue d
-	 WHERE d.status IN ('pending', 'retrying') GROUP BY d.tenant_id ORDER BY 1
+	SELECT CASE WHEN c.names THEN d.tenant_id ELSE coalesce(c.own, 'all') END, count(*)
+	  FROM sentinai.dead_letter_queue d
+	 CROSS JOIN (SELECT sentinai.caller_names_tenants() AS names, sentinai.current_tenant() AS own) c
+	 WHERE d.status IN ('pending', 'retrying') AND (c.names OR c.own IS NULL OR d.tenant_id = c.own)
+	 GROUP BY 1 ORDER BY 1
 	$$;
-COMMENT ON FUNCTION sentinai.dlq_size() IS 'How many dead letters are open (pending or retrying), by tenant; tenants without any have no row.';
+COMMENT ON FUNCTION sentinai.dlq_size() IS
+	'How many dead letters are open (pending or retrying), by tenant; tenants without any have no row. One who has a tenant sees its own, one who has none the sum, as all.';
 
 CREATE FUNCTION sentinai.dlq_groups(tenant_id text DEFAULT NULL, statuses text[] DEFAULT '{pending,retrying}')
 	RETURNS TABLE (fingerprint text, error_type text, sqlstate text, message_pattern text, event_type text, worker_type text,
@@ -664,6 +668,7 @@ CREATE FUNCTION sentinai.dlq_rehearse(tenant_id text DEFAULT NULL, n integer DEF
 			RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = format('can''t rehearse %s dead letters', $2),
 				HINT = 'n is 1 to 1000.';
 		END IF;
+		$1 := sentinai.tenant_check($1);
 		RETURN QUERY SELECT r.* FROM sentinai.dlq_rehearse_ids(ARRAY(
 			SELECT d.id FROM sentinai.dead_letter_queue d
 			 WHERE d.status = 'pending' AND ($1 IS NULL OR d.tenant_id = $1) AND ($3 IS NULL OR d.fingerprint = $3)
@@ -673,4 +678,4 @@ CREATE FUNCTION sentinai.dlq_rehearse(tenant_id text DEFAULT NULL, n integer DEF
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_rehearse(text, integer, text, text, text, text) IS
-	'Runs the real handlers on the records of pending dead letters and rolls all of it back: at most n (1 to 1000) of the oldest, of a tenant, fingerprint, worker type, event type and error type (of the failure that they are there for), NULL for all. One row each: whether a retry would succeed, how many events it would emit, and else why not. The order of an exception''s events is not looked at. Errors: SN001 another n, and what stops consume() (class stop).';
+	'Runs the real handlers on the records of pending dead letters and rolls all of it back: at most n (1 to 1000) of the oldest, of a tenant, fingerprint, worker type, event type and error type (of the failure that they are there for), NULL for all (as tenant_id: the caller''s, or all where it sees all). One row each: whether a retry would succeed, how many events it would emit, and else why not. The order of an exception''s events is not looked at. Errors: 42501, SN001 another n, and what stops consume() (class stop).';

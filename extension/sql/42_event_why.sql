@@ -108,7 +108,9 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 					   p.exception_id, $1, p.exception_id, $3)
 			WHEN p.status = 'deferred' AND p.error_type = 'circuit_open' AND v_tenant_status <> 'suspended' THEN
 				format('deferred: %s', coalesce((SELECT format('circuit of %s and %s is open since %s (%s: %s), next probe at %s',
-															   c.worker_type, c.event_type, c.opened_at, c.reason, c.error_message, c.probe_at)
+															   c.worker_type, c.event_type, c.opened_at, c.reason,
+															   CASE WHEN sentinai.tenant_visible(c.tenant_id) THEN c.error_message
+																	ELSE 'the admin sees why' END, c.probe_at)
 												   FROM sentinai.circuit c
 												  WHERE c.worker_type = p.worker_type AND c.event_type = p.event_type AND c.tenant_id IN ('', p.tenant_id)
 												  ORDER BY c.opened_at LIMIT 1),
@@ -366,6 +368,7 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 		answer sentinai.event_answer;
 		v_type text;
 	BEGIN
+		PERFORM sentinai.tenant_check($1);
 		IF $3 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.worker_type_effective w WHERE w.name = $3) THEN
 			RAISE EXCEPTION USING ERRCODE = 'SN002', MESSAGE = format('worker type %L is not known', $3),
 				HINT = 'SELECT name FROM sentinai.worker_type lists them.';
@@ -403,4 +406,4 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.event_why(text, text, text) IS
-	'Why an event is where it is: one row for each worker type that it concerns (or for the one named), with a state, a sentence and what it was made of. States: succeeded; logged (no handler, and in the log); retrying, parked, released, deferred (it waits in event_pending); dead_letter, discarded, deleted; replaying (a dead letter''s retry is under way, the reason says where); in_outbox, published, not_read (on its way to the worker type); not_handled (no handler, or it came later); forgotten (claims are not kept that long); lost; unknown. worker_type is NULL where no worker type is concerned. Error: SN002 there is no such worker type.';
+	'Why an event is where it is: one row for each worker type that it concerns (or for the one named), with a state, a sentence and what it was made of. States: succeeded; logged (no handler, and in the log); retrying, parked, released, deferred (it waits in event_pending); dead_letter, discarded, deleted; replaying (a dead letter''s retry is under way, the reason says where); in_outbox, published, not_read (on its way to the worker type); not_handled (no handler, or it came later); forgotten (claims are not kept that long); lost; unknown. worker_type is NULL where no worker type is concerned. Errors: 42501; SN002 there is no such worker type.';

@@ -291,7 +291,7 @@ CREATE FUNCTION sentinai.outbox_failed_lock(id bigint) RETURNS sentinai.outbox_f
 DECLARE
 	failed	sentinai.outbox_failed;
 BEGIN
-	SELECT * INTO failed FROM sentinai.outbox_failed f WHERE f.id = $1 FOR UPDATE;
+	SELECT * INTO failed FROM sentinai.outbox_failed f WHERE f.id = $1 AND sentinai.tenant_visible(f.tenant_id) FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN011',
@@ -338,7 +338,7 @@ BEGIN
 	END IF;
 	PERFORM sentinai.outbox_failed_lock($1);
 	UPDATE sentinai.outbox_failed f
-	   SET discarded_at = now(), discarded_by = coalesce($3, session_user), discard_reason = $2 WHERE f.id = $1;
+	   SET discarded_at = now(), discarded_by = coalesce($3, sentinai.caller_identity()), discard_reason = $2 WHERE f.id = $1;
 END
 $$;
 COMMENT ON FUNCTION sentinai.outbox_failed_discard(bigint, text, text) IS

@@ -103,7 +103,7 @@ CREATE TABLE sentinai.rate_limit_history (
 	after			jsonb,
 	reason			text,
 	actor			text,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX rate_limit_history_tenant ON sentinai.rate_limit_history (tenant_id, limit_type, id);
@@ -372,7 +372,7 @@ COMMENT ON FUNCTION sentinai.rate_limit_retain() IS
 
 -- ---- limits ----
 
-CREATE VIEW sentinai.rate_limit_type_effective AS
+CREATE VIEW sentinai.rate_limit_type_effective WITH (security_invoker = true) AS
 	SELECT coalesce(o.limit_type, t.limit_type) AS limit_type, coalesce(o.limit_value, t.limit_value) AS limit_value,
 		   coalesce(o.window_seconds, t.window_seconds) AS window_seconds, coalesce(o.enabled, t.enabled) AS enabled,
 		   coalesce(o.when_full, t.when_full) AS when_full, o.limit_type IS NULL AS builtin
@@ -413,6 +413,7 @@ CREATE FUNCTION sentinai.rate_limit_require(tenant_id text, limit_type text) RET
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
+	PERFORM sentinai.tenant_check($1);
 	IF NOT EXISTS (SELECT FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = $2) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN041',
@@ -428,7 +429,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_require(text, text) IS
-	'Internal: raises SN041 for an unknown limit type, SN004 for an unknown tenant.';
+	'Internal: raises 42501 for another tenant than the caller''s, SN041 for an unknown limit type, SN004 for an unknown tenant.';
 
 CREATE FUNCTION sentinai.rate_limit_shown(config sentinai.rate_limit_config) RETURNS jsonb
 	LANGUAGE sql IMMUTABLE
@@ -573,14 +574,14 @@ CREATE FUNCTION sentinai.rate_limit_list(tenant_id text)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT $1, e.limit_type, coalesce(c.limit_value, e.limit_value), coalesce(c.window_seconds, e.window_seconds),
+	SELECT t.id, e.limit_type, coalesce(c.limit_value, e.limit_value), coalesce(c.window_seconds, e.window_seconds),
 		   coalesce(c.enabled, e.enabled), CASE WHEN c.tenant_id IS NULL THEN 'default' ELSE 'tenant' END, c.created_at, c.updated_at
-	  FROM sentinai.rate_limit_type_effective e
-	  LEFT JOIN sentinai.rate_limit_config c ON c.tenant_id = $1 AND c.limit_type = e.limit_type
+	  FROM (SELECT sentinai.tenant_check($1) AS id) t CROSS JOIN sentinai.rate_limit_type_effective e
+	  LEFT JOIN sentinai.rate_limit_config c ON c.tenant_id = t.id AND c.limit_type = e.limit_type
 	 ORDER BY e.limit_type
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_list(text) IS
-	'The limits of a tenant, each type once. source: tenant, by rate_limit_set(); default, of the type.';
+	'The limits of a tenant, each type once. source: tenant, by rate_limit_set(); default, of the type. Error: 42501.';
 
 CREATE FUNCTION sentinai.rate_limit_usage(tenant_id text)
 	RETURNS TABLE (tenant_id text, limit_type text, "limit" bigint, current bigint, remaining bigint, window_seconds integer,

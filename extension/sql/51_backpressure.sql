@@ -59,6 +59,7 @@ CREATE FUNCTION sentinai.rate_limit_forecast(tenant_id text)
 DECLARE
 	rate	record;
 BEGIN
+	PERFORM sentinai.tenant_check($1);
 	IF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN004',
@@ -81,4 +82,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_forecast(text) IS
-	'When the queue of a tenant''s events over its rate will be empty, if no more come: backlog (events that wait), their first and last appointment, and ends_at (NULL: nothing waits; now, where nothing limits the tenant any more). limit_value events in window_seconds; NULL: no limit. Events parked behind waiting ones of their exception are not in the queue yet. Raises SN004.';
+	'When the queue of a tenant''s events over its rate will be empty, if no more come: backlog (events that wait), their first and last appointment, and ends_at (NULL: nothing waits; now, where nothing limits the tenant any more). limit_value events in window_seconds; NULL: no limit. Events parked behind waiting ones of their exception are not in the queue yet. Raises 42501, SN004.';

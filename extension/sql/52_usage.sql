@@ -94,7 +94,7 @@ CREATE TABLE sentinai.usage_correction (
 	minute			timestamptz NOT NULL,
 	quantity		bigint NOT NULL,
 	reason			text NOT NULL,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX usage_correction_tenant ON sentinai.usage_correction (tenant_id, minute);
@@ -106,7 +106,7 @@ COMMENT ON COLUMN sentinai.usage_correction.resource IS 'Which resource.';
 COMMENT ON COLUMN sentinai.usage_correction.minute IS 'In which minute it counts.';
 COMMENT ON COLUMN sentinai.usage_correction.quantity IS 'How much is added; negative: taken away.';
 COMMENT ON COLUMN sentinai.usage_correction.reason IS 'Why.';
-COMMENT ON COLUMN sentinai.usage_correction.authenticated IS 'The role that was authenticated (session_user).';
+COMMENT ON COLUMN sentinai.usage_correction.authenticated IS 'Who was authenticated: caller_identity().';
 COMMENT ON COLUMN sentinai.usage_correction.created_at IS 'When.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_correction', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_correction_id_seq', '');
@@ -114,13 +114,13 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_correction_id_seq', '
 CREATE TABLE sentinai.usage_closed (
 	until			timestamptz PRIMARY KEY,
 	reason			text,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE sentinai.usage_closed IS 'Up to when usage is closed: the latest row counts. Written by usage_close().';
 COMMENT ON COLUMN sentinai.usage_closed.until IS 'Usage before this time does not change any more.';
 COMMENT ON COLUMN sentinai.usage_closed.reason IS 'As given by whoever closed it.';
-COMMENT ON COLUMN sentinai.usage_closed.authenticated IS 'The role that was authenticated (session_user).';
+COMMENT ON COLUMN sentinai.usage_closed.authenticated IS 'Who was authenticated: caller_identity().';
 COMMENT ON COLUMN sentinai.usage_closed.created_at IS 'When.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_closed', '');
 
@@ -176,6 +176,7 @@ CREATE FUNCTION sentinai.usage_record_batch(tenant_ids text[], metric_type text,
 DECLARE
 	bad	record;
 BEGIN
+	PERFORM sentinai.tenant_check(u) FROM unnest($1) AS u WHERE NOT sentinai.tenant_visible(u);
 	PERFORM sentinai.usage_check_type($2);
 	SELECT u.tenant_id, u.resource, u.quantity INTO bad
 	  FROM unnest($1, $3, $4) AS u (tenant_id, resource, quantity)
@@ -190,7 +191,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.usage_record_batch(text[], text, text[], bigint[]) IS
-	'usage_record() for many at once: element i of the arrays is a call of it. Raises SN001, SN004.';
+	'usage_record() for many at once: element i of the arrays is a call of it. Raises 42501, SN001, SN004.';
 
 CREATE FUNCTION sentinai.usage_record(tenant_id text, metric_type text, resource text DEFAULT '', quantity bigint DEFAULT 1) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -267,6 +268,7 @@ CREATE FUNCTION sentinai.usage_check_tenant(tenant_id text) RETURNS void
 	AS $$
 #variable_conflict use_column
 BEGIN
+	PERFORM sentinai.tenant_check($1);
 	IF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN004',
@@ -275,7 +277,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION sentinai.usage_check_tenant(text) IS 'Internal: raises SN004 unless there is such a tenant.';
+COMMENT ON FUNCTION sentinai.usage_check_tenant(text) IS 'Internal: raises 42501 for another tenant than the caller''s, SN004 unless there is such a tenant.';
 
 CREATE FUNCTION sentinai.usage_unit_ok(resource text, quantity bigint) RETURNS boolean
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -782,6 +784,7 @@ DECLARE
 	ends	timestamptz := date_trunc('minute', $3);
 BEGIN
 	PERFORM sentinai.usage_check_read(begins, ends);
+	$1 := sentinai.tenant_check($1);
 	IF $1 IS NOT NULL THEN
 		PERFORM sentinai.usage_check_tenant($1);
 	END IF;
@@ -848,4 +851,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.books_check(text, timestamptz, timestamptz) IS
-	'Compares events, effects and usage of a tenant (NULL: of all), from one minute to another, in one snapshot: exact while events are handled. A row for each worker type and event type. events: came from outside, by event_log (the topic''s owner only); lost: those of them without a claim; effects: succeeded claims of event_processing_log; usage: units of the metric events, without corrections. balanced: effects = usage and nothing is lost; NULL: claims of that time have been forgotten (sentinai.dedupe_window), so a surplus of usage proves nothing. Raises SN001, SN004, SN051.';
+	'Compares events, effects and usage of a tenant (NULL: of the caller''s, or of all where it sees all), from one minute to another, in one snapshot: exact while events are handled. A row for each worker type and event type. events: came from outside, by event_log (the topic''s owner only); lost: those of them without a claim; effects: succeeded claims of event_processing_log; usage: units of the metric events, without corrections. balanced: effects = usage and nothing is lost; NULL: claims of that time have been forgotten (sentinai.dedupe_window), so a surplus of usage proves nothing. Raises SN001, SN004, SN051.';

@@ -107,7 +107,7 @@ CREATE FUNCTION sentinai.idempotency_check_begin(tenant_id text, scope text, key
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
-	PERFORM sentinai.idempotency_check_key($2, $3);
+	PERFORM sentinai.tenant_check($1), sentinai.idempotency_check_key($2, $3);
 	IF lease IS NOT NULL THEN
 		PERFORM sentinai.idempotency_check_lease(lease);
 	END IF;
@@ -125,7 +125,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.idempotency_check_begin(text, text, text, jsonb, boolean, interval) IS
-	'Internal: raises SN001 or SN004 where idempotency_begin() can''t take its arguments.';
+	'Internal: raises 42501, SN001 or SN004 where idempotency_begin() can''t take its arguments.';
 
 -- ---- begin ----
 
@@ -231,7 +231,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.idempotency_begin(text, text, text, jsonb, boolean, interval) IS
-	'Asks for the right to do what a key stands for. state: new (do it, then idempotency_complete), done (don''t: response is the answer of who did), taken_over (do it, and look what an earlier attempt whose lease ran out may have left). scope: 1 to 64 letters, digits, _ . -; key: 1 to 255 bytes; request: what was asked for, of which a hash is kept; wait: whether to wait for another transaction that has begun the key. lease NULL: begin, work and complete are one transaction, and a rollback leaves nothing. lease 1 ms to 7 days: commit after begin, work outside of the database, complete with the token. Errors: SN001, SN004, SN060 (in flight: under another''s lease, or wait is false), SN061 (another request under this key), 40001 (REPEATABLE READ, and the key is newer than the snapshot).';
+	'Asks for the right to do what a key stands for. state: new (do it, then idempotency_complete), done (don''t: response is the answer of who did), taken_over (do it, and look what an earlier attempt whose lease ran out may have left). scope: 1 to 64 letters, digits, _ . -; key: 1 to 255 bytes; request: what was asked for, of which a hash is kept; wait: whether to wait for another transaction that has begun the key. lease NULL: begin, work and complete are one transaction, and a rollback leaves nothing. lease 1 ms to 7 days: commit after begin, work outside of the database, complete with the token. Errors: 42501, SN001, SN004, SN060 (in flight: under another''s lease, or wait is false), SN061 (another request under this key), 40001 (REPEATABLE READ, and the key is newer than the snapshot).';
 
 -- ---- what ends it ----
 
@@ -279,7 +279,7 @@ CREATE FUNCTION sentinai.idempotency_complete(tenant_id text, scope text, key te
 DECLARE
 	stored	jsonb;
 BEGIN
-	PERFORM sentinai.idempotency_check_key($2, $3);
+	PERFORM sentinai.tenant_check($1), sentinai.idempotency_check_key($2, $3);
 	IF $4 IS NULL OR octet_length($4::text) > 1024 * 1024 THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
@@ -304,7 +304,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.idempotency_complete(text, text, text, jsonb, uuid) IS
-	'Keeps the answer of the work that idempotency_begin() gave to the caller, and returns what is kept. response: up to 1 MiB. token: of the lease; with NULL, in the transaction that began. A lease that has run out still completes as long as nobody took it over, and a repeated call with the same token returns the first answer. Errors: SN001, SN010 (done already), SN011 (not begun), SN062 (lease lost).';
+	'Keeps the answer of the work that idempotency_begin() gave to the caller, and returns what is kept. response: up to 1 MiB. token: of the lease; with NULL, in the transaction that began. A lease that has run out still completes as long as nobody took it over, and a repeated call with the same token returns the first answer. Errors: 42501, SN001, SN010 (done already), SN011 (not begun), SN062 (lease lost).';
 
 CREATE FUNCTION sentinai.idempotency_renew(tenant_id text, scope text, key text, token uuid, lease interval) RETURNS timestamptz
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -314,8 +314,7 @@ CREATE FUNCTION sentinai.idempotency_renew(tenant_id text, scope text, key text,
 DECLARE
 	ends	timestamptz;
 BEGIN
-	PERFORM sentinai.idempotency_check_key($2, $3);
-	PERFORM sentinai.idempotency_check_lease($5);
+	PERFORM sentinai.tenant_check($1), sentinai.idempotency_check_key($2, $3), sentinai.idempotency_check_lease($5);
 	UPDATE sentinai.idempotency_key i SET lease_until = clock_timestamp() + $5, updated_at = clock_timestamp()
 	 WHERE (i.tenant_id, i.scope, i.key) = ($1, $2, $3) AND i.status = 'running' AND i.token = $4
 	RETURNING i.lease_until INTO ends;
@@ -326,7 +325,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.idempotency_renew(text, text, text, uuid, interval) IS
-	'Lets a lease last for another while from now on, and returns its end; one that has run out too, unless somebody took it over. Errors: SN001, SN010, SN011 (no token), SN062 (lease lost).';
+	'Lets a lease last for another while from now on, and returns its end; one that has run out too, unless somebody took it over. Errors: 42501, SN001, SN010, SN011 (no token), SN062 (lease lost).';
 
 CREATE FUNCTION sentinai.idempotency_abandon(tenant_id text, scope text, key text, token uuid DEFAULT NULL) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -334,7 +333,7 @@ CREATE FUNCTION sentinai.idempotency_abandon(tenant_id text, scope text, key tex
 	AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM sentinai.idempotency_check_key($2, $3);
+	PERFORM sentinai.tenant_check($1), sentinai.idempotency_check_key($2, $3);
 	DELETE FROM sentinai.idempotency_key i
 	 WHERE (i.tenant_id, i.scope, i.key) = ($1, $2, $3) AND i.status = 'running' AND i.token IS NOT DISTINCT FROM $4;
 	IF NOT FOUND THEN
@@ -343,7 +342,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.idempotency_abandon(text, text, text, uuid) IS
-	'Gives back what idempotency_begin() gave: the work was not done and has left nothing, and the next caller begins as new. token: of the lease; with NULL, in the transaction that began. Errors: SN001, SN010, SN011, SN062 (lease lost).';
+	'Gives back what idempotency_begin() gave: the work was not done and has left nothing, and the next caller begins as new. token: of the lease; with NULL, in the transaction that began. Errors: 42501, SN001, SN010, SN011, SN062 (lease lost).';
 
 -- ---- a duty of the maintenance worker ----
 

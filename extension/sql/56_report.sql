@@ -17,7 +17,7 @@ CREATE TABLE sentinai.report_type (
 	search_path		text NOT NULL,
 	has_payload		boolean NOT NULL DEFAULT false,
 	builtin			boolean NOT NULL DEFAULT false,
-	created_by		text NOT NULL DEFAULT session_user,
+	created_by		text NOT NULL DEFAULT sentinai.caller_identity(),
 	created_at		timestamptz NOT NULL DEFAULT now(),
 	CHECK (snapshot = (key_columns = 0)),
 	CHECK (snapshot = (row_limit IS NOT NULL))
@@ -164,7 +164,7 @@ CREATE TABLE sentinai.report_history (
 	to_status		text COLLATE "C",
 	reason			text,
 	actor			text,
-	authenticated	text NOT NULL DEFAULT session_user,
+	authenticated	text NOT NULL DEFAULT sentinai.caller_identity(),
 	created_at		timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX report_history_report ON sentinai.report_history (report_id, id);
@@ -259,12 +259,6 @@ COMMENT ON FUNCTION sentinai.report_set_status(text, text, text, integer) IS
 	'Internal: sets a report''s status and what goes with it, the error message among it. tries: only if it is being generated in this attempt. Returns whether it did. Errors: SN010.';
 
 -- ---- asking ----
-
-CREATE FUNCTION sentinai.report_caller() RETURNS name
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-	AS $$ SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)::name $$;
-COMMENT ON FUNCTION sentinai.report_caller() IS 'Internal: the role that calls, inside SECURITY DEFINER functions too.';
 
 CREATE FUNCTION sentinai.report_time(value jsonb, name text, is_end boolean) RETURNS timestamptz
 	LANGUAGE plpgsql STABLE
@@ -394,6 +388,7 @@ DECLARE
 	from_time	timestamptz;
 	to_time		timestamptz;
 BEGIN
+	PERFORM sentinai.tenant_check($1);
 	IF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN004',
@@ -450,12 +445,12 @@ BEGIN
 												bound_at, requested_by, requested_role)
 		VALUES (sentinai.report_id_new(), $1, type.report_type, $3, $4,
 				jsonb_build_object('from_date', given->'from_date', 'to_date', given->'to_date') || checked,
-				from_time, to_time, clock_timestamp(), coalesce($6, sentinai.report_caller()), sentinai.report_caller())
+				from_time, to_time, clock_timestamp(), coalesce($6, sentinai.caller_role()), sentinai.caller_role())
 		RETURNING r.id, r.status, NULL::text, r.created_at;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_request(text, text, text, text, jsonb, text) IS
-	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
+	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: 42501 (another tenant than the caller''s), SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
 
 CREATE FUNCTION sentinai.report_last(unit text) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE
@@ -502,7 +497,8 @@ $$;
 COMMENT ON FUNCTION sentinai.report_blocker(timestamptz) IS
 	'Internal: the oldest transaction that may still bring a row that was recorded before this moment; NULL: there is none, and what was recorded before it is final.';
 
-CREATE FUNCTION sentinai.report_find(id text, tenant_id text DEFAULT NULL) RETURNS sentinai.audit_report
+-- One of another tenant is answered as one that isn't there.
+CREATE FUNCTION sentinai.report_find(id text, tenant_id text DEFAULT NULL, by_token boolean DEFAULT false) RETURNS sentinai.audit_report
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
@@ -510,7 +506,7 @@ CREATE FUNCTION sentinai.report_find(id text, tenant_id text DEFAULT NULL) RETUR
 DECLARE
 	report	sentinai.audit_report;
 BEGIN
-	SELECT * INTO report FROM sentinai.audit_report r WHERE r.id = $1 AND ($2 IS NULL OR r.tenant_id = $2);
+	SELECT * INTO report FROM sentinai.audit_report r WHERE r.id = $1 AND ($2 IS NULL OR r.tenant_id = $2) AND ($3 OR sentinai.tenant_visible(r.tenant_id));
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN011',
@@ -520,7 +516,8 @@ BEGIN
 	RETURN report;
 END
 $$;
-COMMENT ON FUNCTION sentinai.report_find(text, text) IS 'Internal: a report by its id, and its tenant if one is given. Errors: SN011.';
+COMMENT ON FUNCTION sentinai.report_find(text, text, boolean) IS
+	'Internal: a report by its id, and its tenant if one is given; by_token: whoever calls. Errors: SN011.';
 
 CREATE FUNCTION sentinai.report_lock(id text) RETURNS sentinai.audit_report
 	LANGUAGE plpgsql VOLATILE
@@ -528,6 +525,7 @@ CREATE FUNCTION sentinai.report_lock(id text) RETURNS sentinai.audit_report
 	AS $$
 	#variable_conflict use_column
 BEGIN
+	PERFORM sentinai.report_find($1);
 	PERFORM FROM sentinai.audit_report r WHERE r.id = $1 FOR NO KEY UPDATE;
 	RETURN sentinai.report_find($1);
 END
@@ -539,6 +537,7 @@ CREATE FUNCTION sentinai.report_list_check(tenant_id text, status text, page int
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
+	PERFORM sentinai.tenant_check($1);
 	IF $1 IS NULL OR $3 IS NULL OR $3 < 1 OR $4 IS NULL OR $4 NOT BETWEEN 1 AND 1000
 	   OR $2 NOT IN ('pending', 'generating', 'completed', 'failed', 'expired') THEN
 		RAISE EXCEPTION USING
@@ -550,7 +549,7 @@ BEGIN
 	RETURN true;
 END
 $$;
-COMMENT ON FUNCTION sentinai.report_list_check(text, text, integer, integer) IS 'Internal: true, or SN001 for arguments that report_list() doesn''t take.';
+COMMENT ON FUNCTION sentinai.report_list_check(text, text, integer, integer) IS 'Internal: true, or 42501 and SN001 for arguments that report_list() doesn''t take.';
 
 CREATE FUNCTION sentinai.report_held(report sentinai.audit_report) RETURNS boolean
 	LANGUAGE sql STABLE
@@ -603,7 +602,7 @@ CREATE FUNCTION sentinai.report_list(tenant_id text, status text DEFAULT NULL, p
 	OFFSET CASE WHEN sentinai.report_list_check($1, $2, $3, $4) THEN ($3 - 1)::bigint * $4 END LIMIT $4
 $$;
 COMMENT ON FUNCTION sentinai.report_list(text, text, integer, integer) IS
-	'The reports of a tenant, newest first, a page of page_size (1 to 1000); status: only those. total: how many there are on all pages. Errors: SN001.';
+	'The reports of a tenant, newest first, a page of page_size (1 to 1000); status: only those. total: how many there are on all pages. Errors: 42501, SN001.';
 
 CREATE FUNCTION sentinai.report_status(id text, tenant_id text DEFAULT NULL)
 	RETURNS TABLE (id text, tenant_id text, report_type text, title text, status text, format text, parameters jsonb,
@@ -618,12 +617,14 @@ CREATE FUNCTION sentinai.report_status(id text, tenant_id text DEFAULT NULL)
 		   r.created_at, r.rows_done,
 		   CASE WHEN r.status IN ('completed', 'expired') THEN 100.0
 				WHEN r.rows_total > 0 THEN round(100.0 * least(r.rows_done, r.rows_total) / r.rows_total, 1) END,
-		   CASE WHEN r.status = 'pending' THEN coalesce(sentinai.report_blocker(r.bound_at), 'a background worker') END,
+		   CASE WHEN r.status = 'pending' THEN
+				coalesce((SELECT CASE WHEN sentinai.caller_sees_all() THEN b ELSE 'a transaction that is open' END
+							FROM sentinai.report_blocker(r.bound_at) AS b WHERE b IS NOT NULL), 'a background worker') END,
 		   r.tries, encode(r.sha256, 'hex'), sentinai.report_held(r)
 	  FROM sentinai.report_find($1, $2) r
 $$;
 COMMENT ON FUNCTION sentinai.report_status(text, text) IS
-	'A report by its id (and only if it is this tenant''s, where one is given): status, and while it is generated rows_done and per cent; waits_for: what a pending one waits for; tries: how often a worker has begun it; sha256 of its bytes; legal_hold: it doesn''t expire. Errors: SN011.';
+	'A report by its id (and only if it is this tenant''s, where one is given): status, and while it is generated rows_done and per cent; waits_for: what a pending one waits for (whose transaction it is only who sees all is told); tries: how often a worker has begun it; sha256 of its bytes; legal_hold: it doesn''t expire. Errors: SN011.';
 
 CREATE FUNCTION sentinai.report_stats(tenant_id text)
 	RETURNS TABLE (tenant_id text, total_reports bigint, pending_count bigint, generating_count bigint, completed_count bigint,
@@ -631,14 +632,14 @@ CREATE FUNCTION sentinai.report_stats(tenant_id text)
 	LANGUAGE sql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT $1, count(*), count(*) FILTER (WHERE r.status = 'pending'), count(*) FILTER (WHERE r.status = 'generating'),
+	SELECT sentinai.tenant_check($1), count(*), count(*) FILTER (WHERE r.status = 'pending'), count(*) FILTER (WHERE r.status = 'generating'),
 		   count(*) FILTER (WHERE r.status = 'completed'), count(*) FILTER (WHERE r.status = 'failed'),
 		   count(*) FILTER (WHERE r.status = 'expired'),
 		   coalesce((SELECT jsonb_object_agg(t.report_type, t.n)
 					   FROM (SELECT b.report_type, count(*) AS n FROM sentinai.audit_report b WHERE b.tenant_id = $1 GROUP BY 1) t), '{}')
 	  FROM sentinai.audit_report r WHERE r.tenant_id = $1
 $$;
-COMMENT ON FUNCTION sentinai.report_stats(text) IS 'How many reports a tenant has, by status and by type.';
+COMMENT ON FUNCTION sentinai.report_stats(text) IS 'How many reports a tenant has, by status and by type. Errors: 42501.';
 
 -- ---- downloading ----
 
@@ -649,8 +650,8 @@ CREATE FUNCTION sentinai.report_ready(id text, tenant_id text, how text, actor t
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	report	sentinai.audit_report := sentinai.report_find($1, $2);
-	caller	name := sentinai.report_caller();
+	report	sentinai.audit_report := sentinai.report_find($1, $2, $5);
+	caller	name := sentinai.caller_role();
 	type	sentinai.report_type;
 BEGIN
 	SELECT * INTO type FROM sentinai.report_type t WHERE t.report_type = report.report_type;
@@ -856,11 +857,11 @@ CREATE FUNCTION sentinai.report_chain_check(tenant_id text) RETURNS TABLE (n big
 						WHEN r.sha256 IS DISTINCT FROM decode(m.manifest::json->>'sha256', 'hex') THEN 'the report is another one'
 				   END AS problem
 			  FROM sentinai.report_manifest m LEFT JOIN sentinai.audit_report r ON r.id = m.report_id
-			 WHERE m.tenant_id = $1 WINDOW w AS (ORDER BY m.n)) c
+			 WHERE m.tenant_id = sentinai.tenant_check($1) WINDOW w AS (ORDER BY m.n)) c
 	 WHERE c.problem IS NOT NULL ORDER BY c.n
 $$;
 COMMENT ON FUNCTION sentinai.report_chain_check(text) IS
-	'The manifests of a tenant that don''t fit: changed, badly signed, or with one missing before. No row: the chain is whole.';
+	'The manifests of a tenant that don''t fit: changed, badly signed, or with one missing before. No row: the chain is whole. Errors: 42501.';
 
 -- ---- links ----
 
@@ -925,7 +926,7 @@ CREATE FUNCTION sentinai.report_note(report sentinai.audit_report, action text, 
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	INSERT INTO sentinai.report_history (report_id, tenant_id, action, reason, actor)
-	VALUES (($1).id, ($1).tenant_id, $2, $3, coalesce($4, sentinai.report_caller()))
+	VALUES (($1).id, ($1).tenant_id, $2, $3, coalesce($4, sentinai.caller_role()))
 $$;
 COMMENT ON FUNCTION sentinai.report_note(sentinai.audit_report, text, text, text) IS 'Internal: a row of report_history.';
 
@@ -943,7 +944,7 @@ BEGIN
 			MESSAGE = format('report %s is %s and can''t be cancelled', $1, report.status);
 	END IF;
 	PERFORM sentinai.report_note(report, 'cancel', $2, $3);
-	PERFORM sentinai.report_set_status($1, 'failed', format('cancelled by %s', coalesce($3, sentinai.report_caller())) || coalesce(': ' || $2, ''));
+	PERFORM sentinai.report_set_status($1, 'failed', format('cancelled by %s', coalesce($3, sentinai.caller_role())) || coalesce(': ' || $2, ''));
 	PERFORM pg_cancel_backend(w.pid) FROM sentinai.report_workers() w WHERE w.seq = report.seq;
 END
 $$;
@@ -989,7 +990,7 @@ BEGIN
 	PERFORM sentinai.report_note(report, 'hold', $2, $3);
 	-- What it is made of was recorded until its bound.
 	INSERT INTO sentinai.legal_hold (tenant_id, report_id, period_from, period_to, reason, placed_by)
-	VALUES (report.tenant_id, report.id, report.period_from, greatest(report.period_to, report.bound_at), $2, coalesce($3, sentinai.report_caller()))
+	VALUES (report.tenant_id, report.id, report.period_from, greatest(report.period_to, report.bound_at), $2, coalesce($3, sentinai.caller_role()))
 	ON CONFLICT DO NOTHING;
 END
 $$;
@@ -1164,7 +1165,7 @@ BEGIN
 		'  WHERE d.changed IS NOT NULL ORDER BY 1, 2', TG_ARGV[0], TG_ARGV[1], TG_ARGV[2], TG_ARGV[3])
 	USING CASE WHEN (SELECT NOT r.rolsuper AND pg_has_role(session_user, 'sentinai_worker', 'MEMBER') FROM pg_roles r WHERE r.rolname = session_user)
 			   THEN 'agent' ELSE 'user' END,
-		  sentinai.report_caller();
+		  sentinai.caller_role();
 	RETURN NULL;
 END
 $$;

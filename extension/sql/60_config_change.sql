@@ -11,7 +11,7 @@ CREATE TABLE sentinai.config_change_request (
 	proposed_config	jsonb NOT NULL,
 	change_reason	text,
 	status			text COLLATE "C" NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'approved', 'rejected', 'applied')),
-	requested_by	text NOT NULL DEFAULT session_user,
+	requested_by	text NOT NULL DEFAULT sentinai.caller_identity(),
 	reviewed_by		text,
 	reviewed_at		timestamptz,
 	review_comment	text,

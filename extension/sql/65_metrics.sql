@@ -6,7 +6,7 @@ CREATE FUNCTION sentinai.metric_series()
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_metric_series';
 COMMENT ON FUNCTION sentinai.metric_series() IS
-	'Counts of events since the server started, of this database: a row for each outcome. tenant_id is "all" unless sentinai.metrics_include_tenant_id is on. seconds: sum of the handling times; buckets: events by handling time, one for each bound of metric_bounds() and one above.';
+	'Counts of events since the server started, of this database: a row for each outcome. tenant_id is "all" unless sentinai.metrics_include_tenant_id is on and the caller may know tenants (caller_names_tenants()). seconds: sum of the handling times; buckets: events by handling time, one for each bound of metric_bounds() and one above.';
 
 CREATE FUNCTION sentinai.metric_bounds() RETURNS double precision[]
 	LANGUAGE c IMMUTABLE PARALLEL SAFE
@@ -109,7 +109,7 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	WITH dead AS (
-		SELECT CASE WHEN current_setting('sentinai.metrics_include_tenant_id')::boolean THEN d.tenant_id ELSE 'all' END AS tenant_id,
+		SELECT CASE WHEN current_setting('sentinai.metrics_include_tenant_id')::boolean AND sentinai.caller_names_tenants() THEN d.tenant_id ELSE 'all' END AS tenant_id,
 			   count(*) AS n
 		  FROM sentinai.dead_letter_queue d
 		 WHERE d.status IN ('pending', 'retrying')
@@ -120,7 +120,7 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 	), waiting AS (
 		SELECT e.worker_type, e.status, count(*) AS n FROM sentinai.event_pending e GROUP BY 1, 2
 	), queued AS (
-		SELECT CASE WHEN current_setting('sentinai.metrics_include_tenant_id')::boolean THEN e.tenant_id ELSE 'all' END AS tenant_id,
+		SELECT CASE WHEN current_setting('sentinai.metrics_include_tenant_id')::boolean AND sentinai.caller_names_tenants() THEN e.tenant_id ELSE 'all' END AS tenant_id,
 			   count(*) AS n
 		  FROM sentinai.event_pending e
 		 WHERE e.rate_limit IS NOT NULL
@@ -198,4 +198,4 @@ CREATE FUNCTION sentinai.metrics() RETURNS text
 	SELECT sentinai.metric_counters() || sentinai.metric_histogram() || sentinai.metric_gauges()
 $$;
 COMMENT ON FUNCTION sentinai.metrics() IS
-	'The database''s totals in Prometheus'' text format. Counters begin at 0 when the server starts. Workers export what they handled themselves: never add the two up. The label tenant_id is "all" unless sentinai.metrics_include_tenant_id is on.';
+	'The database''s totals in Prometheus'' text format. Counters begin at 0 when the server starts. Workers export what they handled themselves: never add the two up. The label tenant_id is "all" unless sentinai.metrics_include_tenant_id is on and the caller sees all tenants, or is bound to every one.';

@@ -53,14 +53,16 @@ CREATE FUNCTION sentinai.worker_list()
 				WHEN w.status = 'stopping' THEN 'stopped'
 				ELSE 'unhealthy' END,
 		   w.host, w.pid, w.http_port, w.version,
-		   CASE WHEN w.last_check > statement_timestamp() - interval '30 s' OR w.status = 'stopping' THEN w.error_message
-				ELSE format('no heartbeat since %s', w.last_check) END,
-		   w.started_at, w.last_check, w.details
+		   CASE WHEN w.last_check <= statement_timestamp() - interval '30 s' AND w.status <> 'stopping'
+				THEN format('no heartbeat since %s', w.last_check)
+				WHEN c.may_know THEN w.error_message END,
+		   w.started_at, w.last_check, CASE WHEN c.may_know THEN w.details END
 	  FROM sentinai.worker_instance w
+	 CROSS JOIN (SELECT sentinai.caller_sees_all() OR pg_has_role(sentinai.caller_role(), 'sentinai_worker', 'USAGE') AS may_know) c
 	 ORDER BY w.worker_type, w.instance_id
 $$;
 COMMENT ON FUNCTION sentinai.worker_list() IS
-	'Processes of sentinai-worker. status: healthy, degraded, starting, stopping as it says itself; unhealthy when its heartbeat is older than 30 s, stopped if it had said that it stops.';
+	'Processes of sentinai-worker. status: healthy, degraded, starting, stopping as it says itself; unhealthy when its heartbeat is older than 30 s, stopped if it had said that it stops. What it said of an error, and details, are for one who sees all and for workers; NULL for others.';
 
 CREATE FUNCTION sentinai.worker_instance_clean() RETURNS text
 	LANGUAGE sql VOLATILE
@@ -124,12 +126,13 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	 WHERE sentinai.is_active() AND NOT pg_is_in_recovery()
 	   AND NOT EXISTS (SELECT FROM sentinai.maintenance_status() s WHERE s.worker_pid IS NOT NULL)
 	UNION ALL
-	SELECT 'maintenance_failing', format('%s fails since %s: %s', s.duty, s.failing_since, s.message),
+	SELECT 'maintenance_failing', format('%s fails since %s', s.duty, s.failing_since)
+		   || CASE WHEN sentinai.caller_sees_all() THEN ': ' || s.message ELSE '' END,
 		   'Something holds a lock on our tables for long, or see the server log.'
 	  FROM sentinai.maintenance_status() s WHERE s.failing_since < clock_timestamp() - interval '1 min'
 	UNION ALL
-	SELECT 'outbox_held', format('process %s (%s) has emitted in a transaction that is open since %s, %s', h.pid, h.application,
-								 h.since, h.state),
+	SELECT 'outbox_held', format('process %s%s has emitted in a transaction that is open since %s, %s', h.pid,
+								 CASE WHEN sentinai.caller_sees_all() THEN ' (' || h.application || ')' END, h.since, h.state),
 		   format('It holds up the outbox. SELECT pg_terminate_backend(%s) ends it.', h.pid)
 	  FROM sentinai.outbox_holders() h
 	 WHERE h.since < clock_timestamp() - interval '5 s'
@@ -156,7 +159,8 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 			 WHERE o.id > coalesce(w.id, 0) GROUP BY 1) b
 	UNION ALL
 	SELECT 'outbox_failed', format('topic %s has refused %s records for good since %s, first record %s: %s', f.topic, f.n, f.since,
-								   f.first_id, (SELECT e.message FROM sentinai.outbox_failed e WHERE e.id = f.first_id)),
+								   f.first_id, (SELECT CASE WHEN sentinai.tenant_visible(e.tenant_id) THEN e.message ELSE e.error END
+																	  FROM sentinai.outbox_failed e WHERE e.id = f.first_id)),
 		   format('outbox_failed_retry(%s) sends it again, once the topic takes it; outbox_failed_discard(%s, ''why'') closes it.', f.first_id,
 				  f.first_id)
 	  FROM (SELECT o.topic, count(*) AS n, min(o.failed_at) AS since, min(o.id) AS first_id
@@ -171,7 +175,7 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 								  CASE WHEN c.tenant_id <> '' THEN ' for tenant ' || c.tenant_id ELSE '' END, c.opened_at,
 								  coalesce(c.error_message, c.reason)),
 		   'Its events wait. A probe that succeeds closes it, or circuit_close().'
-	  FROM sentinai.circuit c
+	  FROM sentinai.circuit_list() c
 	UNION ALL
 	SELECT 'suspect_mode', format('process %s looks for a record that kills the server; the other sessions handle nothing', s.pid),
 		   format('It ends by itself, with a dead letter handler_crashed where it finds one. SELECT pg_terminate_backend(%s) ends it now.', s.pid)
@@ -202,14 +206,14 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 								  q.tenant_id, q.last, current_setting('sentinai.deferred_max')),
 		   format('SELECT * FROM sentinai.rate_limit_forecast(%L) says when that ends; rate_limit_set() changes the tenant''s rate.', q.tenant_id)
 	  FROM (SELECT e.tenant_id, count(*) AS n, max(e.next_attempt_at) AS last FROM sentinai.event_pending e
-			 WHERE e.rate_limit IS NOT NULL GROUP BY 1) q
+			 WHERE e.rate_limit IS NOT NULL AND sentinai.tenant_visible(e.tenant_id) GROUP BY 1) q
 	 WHERE q.n > current_setting('sentinai.deferred_max')::bigint
 	UNION ALL
 	SELECT 'worker_' || w.status, format('%s %s: %s', w.worker_type, w.instance_id, coalesce(w.error_message, w.status)),
 		   'See its log.'
 	  FROM sentinai.worker_list() w WHERE w.status IN ('unhealthy', 'degraded')
 $$;
-COMMENT ON FUNCTION sentinai.health_problems() IS 'What is wrong now: a short name, what and where, what to do.';
+COMMENT ON FUNCTION sentinai.health_problems() IS 'What is wrong now: a short name, what and where, what to do. Only one who sees all is told of other tenants, and what errors said.';
 
 CREATE FUNCTION sentinai.health() RETURNS jsonb
 	LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -223,7 +227,8 @@ CREATE FUNCTION sentinai.health() RETURNS jsonb
 		'problems', coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'message', p.message, 'hint', p.hint)
 											   ORDER BY p.name, p.message) FROM problems p), '[]'),
 		'maintenance', (SELECT coalesce(jsonb_object_agg(s.duty, jsonb_build_object('last_run_at', s.last_run_at,
-								'failing_since', s.failing_since, 'message', s.message)), '{}') FROM sentinai.maintenance_status() s),
+								'failing_since', s.failing_since,
+								'message', CASE WHEN sentinai.caller_sees_all() THEN s.message END)), '{}') FROM sentinai.maintenance_status() s),
 		'checked_at', statement_timestamp())
 $$;
 COMMENT ON FUNCTION sentinai.health() IS

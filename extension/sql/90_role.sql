@@ -50,6 +50,11 @@ BEGIN
 END
 $$;
 
+-- Tenants' rows. Partitions get theirs when they are made; docs/security.md lists what has no tenant, and why it may be seen.
+SELECT sentinai.tenant_security(c.oid::pg_catalog.regclass, c.relname IN ('retry_policy', 'retry_policy_override'))
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
+ WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition;
+
 GRANT USAGE ON SCHEMA sentinai TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_worker,
 	sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
 GRANT USAGE ON TYPE sentinai.event, sentinai.header, sentinai.record TO sentinai_admin, sentinai_operator, sentinai_worker,
@@ -61,7 +66,7 @@ GRANT SET ON PARAMETER sentinai.allow_future_schema TO sentinai_worker;
 -- Functions, by role. The admin has all of them.
 -- Policies ask who the caller is, so whoever may read a table may.
 GRANT EXECUTE ON FUNCTION sentinai.caller_role(), sentinai.caller_identity(), sentinai.current_tenant(),
-	sentinai.caller_sees_all(), sentinai.tenant_check(text), sentinai.tenant_visible(text)
+	sentinai.caller_sees_all(), sentinai.caller_names_tenants(), sentinai.tenant_check(text), sentinai.tenant_visible(text)
 	TO sentinai_viewer, sentinai_payload, sentinai_worker, sentinai_handler, sentinai_tenant_handler, sentinai_platform, sentinai_anon;
 
 DO $$
@@ -82,7 +87,7 @@ BEGIN
 			('sentinai_platform', ARRAY['emit', 'fail', 'usage_record', 'usage_record_batch', 'version', 'intake_handle', 'intake_deadline', 'idempotency_begin',
 				'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
 			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'exception_payloads', 'payload_mask_list', 'event_trace',
-				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems', 'maintenance_status',
+				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems',
 				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_payloads', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',
 				'error_class_list', 'dedupe_status', 'usage_summary', 'usage_details', 'usage_export', 'usage_closed_until',
@@ -91,6 +96,8 @@ BEGIN
 			('sentinai_operator', ARRAY['event_publish', 'dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard',
 				'dlq_rehearse', 'outbox_failed_retry', 'outbox_failed_discard', 'circuit_open', 'circuit_close',
 				'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
+			-- HTTP without a token.
+			('sentinai_anon', ARRAY['version', 'health', 'health_db', 'health_workers', 'metrics']),
 			-- Rate limits: whoever serves tenants asks; setting them is the admin's.
 			('sentinai_handler', ARRAY['rate_limit_check', 'rate_limit_allowed', 'rate_limit_peek', 'rate_limit_check_all',
 				'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
@@ -120,7 +127,8 @@ BEGIN
 END
 $$;
 
-GRANT ALL ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
+-- Not TRIGGER and REFERENCES: what the owner, a superuser, writes to these tables would run an admin's code as the owner.
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA sentinai TO sentinai_admin;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
 
@@ -147,11 +155,11 @@ BEGIN
 		  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 		 WHERE c.relnamespace = 'sentinai'::pg_catalog.regnamespace
 		   AND c.relname = ANY (ARRAY['tenant', 'tenant_history', 'event_type', 'event_log', 'worker_type',
-				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_topic', 'kafka_offset', 'offset_gap',
-				'worker_instance', 'circuit', 'backpressure', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
+				'worker_type_override', 'worker_type_effective', 'handler', 'kafka_offset', 'offset_gap',
+				'circuit', 'backpressure', 'event_processing_log', 'dedupe_state', 'dedupe_generation', 'key_state', 'event_pending',
 				'retry_policy', 'retry_policy_override', 'retry_policy_effective', 'error_class_override', 'dead_letter_queue', 'dlq_history',
-				'dlq_receipt', 'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
-				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history', 'report_type',
+				'outbox_failed', 'suspect', 'idempotency_key', 'rate_limit_type', 'rate_limit_type_override',
+				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history',
 				'audit_report', 'legal_hold', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
 				'usage_delta', 'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry',
 				'config_change_request', 'config_change_event', 'tool_definition', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',

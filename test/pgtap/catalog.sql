@@ -112,7 +112,7 @@ SELECT set_eq($$
 $$, ARRAY['worker_config', 'assign', 'offset_gap_report', 'consume', 'outbox_wait', 'outbox_lock', 'outbox_read',
 		  'outbox_rewind', 'outbox_unpublished', 'outbox_advance', 'worker_heartbeat', 'worker_list', 'health', 'health_db', 'health_workers',
 		  'metrics', 'dlq_size', 'is_active', 'version', 'suspect_begin', 'suspect_next', 'suspect_end',
-		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'tenant_check', 'tenant_visible'],
+		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'caller_names_tenants', 'tenant_check', 'tenant_visible'],
 	'a worker may call what its pumps need and nothing else');
 
 SELECT set_eq($$
@@ -121,7 +121,7 @@ SELECT set_eq($$
 $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete', 'idempotency_renew', 'idempotency_abandon',
 		  'rate_limit_check', 'rate_limit_allowed', 'rate_limit_peek', 'rate_limit_check_all', 'rate_limit_check_batch',
 		  'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund', 'usage_record', 'usage_record_batch',
-		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'tenant_check', 'tenant_visible'],
+		  'caller_role', 'caller_identity', 'current_tenant', 'caller_sees_all', 'caller_names_tenants', 'tenant_check', 'tenant_visible'],
 	'a handler may call emit, fail and what keeps its work from happening twice, ask about limits, and count usage');
 
 SELECT is_empty($$

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(87);
+SELECT plan(89);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -23,7 +23,7 @@ SELECT lives_ok(q, 'viewer: ' || q) FROM unnest(ARRAY[
 	'SELECT * FROM dlq_size()', 'SELECT * FROM event_trace(''ROLE_T'', ''E'')', 'SELECT * FROM exception_events(''E'')',
 	'SELECT * FROM event_why(''ROLE_T'', ''role-1'')', 'SELECT * FROM retry_policy_list()', 'SELECT * FROM error_class_list()',
 	'SELECT * FROM dedupe_status()', 'SELECT * FROM worker_list()', 'SELECT health(), health_db(), health_workers()',
-	'SELECT metrics()', 'SELECT * FROM maintenance_status()', 'SELECT * FROM exceptions', 'SELECT * FROM exception',
+	'SELECT metrics()', 'SELECT * FROM exceptions', 'SELECT * FROM exception',
 	'SELECT * FROM event_processing_log', 'SELECT id, event_id, error_message FROM dead_letter_queue',
 	'SELECT event_id, event_type FROM event_log', 'SELECT * FROM kafka_offset', 'SELECT id, status FROM event_pending',
 	'SELECT id, topic, error FROM outbox_failed', 'SELECT key, status, lease_until FROM idempotency_key', 'SELECT usage_summary(''ROLE_T'')',
@@ -41,7 +41,7 @@ SELECT throws_ok(q, '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY[
 	'SELECT dlq_retry(1, ''no'')', 'DELETE FROM dead_letter_queue', 'SELECT tenant_add(''X'')', 'SELECT usage_record(''ROLE_T'', ''events'')', 'SELECT usage_close(now())',
 	'SELECT usage_correct(''ROLE_T'', ''events'', '''', now(), 1, ''no'')', 'UPDATE exceptions SET owner = ''x''',
 	'SELECT rate_limit_check(''ROLE_T'', ''api_requests'')', 'SELECT rate_limit_reset(''ROLE_T'', ''api_requests'', ''x'')',
-	'SELECT * FROM rate_limit_since']) q;
+	'SELECT * FROM rate_limit_since', 'SELECT * FROM maintenance_status()', 'SELECT * FROM kafka_topic', 'SELECT * FROM worker_instance']) q;
 RESET ROLE;
 
 -- With sentinai_payload it sees them.
