@@ -81,6 +81,7 @@ TAP = \
 	185_report_pdf \
 	186_report_cron \
 	187_verify \
+	188_report_fuzz \
 	200_runbook \
 	210_docs \
 	220_capacity \

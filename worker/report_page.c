@@ -121,6 +121,9 @@ draw_footer(Page *page)
 static void
 end_page(Page *page)
 {
+	/* After an error cairo goes on without drawing anything. */
+	if (cairo_status(page->cr) != CAIRO_STATUS_SUCCESS)
+		fail("page %d could not be drawn: %s", page->number, cairo_status_to_string(cairo_status(page->cr)));
 	if (page->surface == NULL || page->number == 0)
 		return;
 	draw_footer(page);

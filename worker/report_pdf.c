@@ -229,6 +229,34 @@ take_line(Report *report, cJSON *object, size_t line)
 	return false;
 }
 
+/*
+ * Noncharacters (U+FFFE, U+FFFF and their like) are valid UTF-8, but cairo takes them for an error, after which it draws
+ * nothing more: they become U+FFFD. Returns the new length, which is no longer.
+ */
+static size_t
+replace_noncharacters(char *text, size_t len)
+{
+	const char *from = text;
+	const char *end = text + len;
+	char *to = text;
+
+	while (from < end)
+	{
+		gunichar c = g_utf8_get_char(from);
+		const char *next = g_utf8_next_char(from);
+
+		if ((c & 0xfffe) == 0xfffe || (c >= 0xfdd0 && c <= 0xfdef))
+			to += g_unichar_to_utf8(0xfffd, to);
+		else
+		{
+			memmove(to, from, next - from);
+			to += next - from;
+		}
+		from = next;
+	}
+	return to - text;
+}
+
 static void
 read_report(Report *report)
 {
@@ -247,6 +275,7 @@ read_report(Report *report)
 			fail("line %zu: there is something behind the end", line);
 		if (!g_utf8_validate(buffer, len, NULL))
 			fail("line %zu is not valid UTF-8", line);
+		len = (ssize_t) replace_noncharacters(buffer, len);
 		object = cJSON_ParseWithLength(buffer, len);
 		if (!cJSON_IsObject(object))
 			fail("line %zu is not a JSON object", line);

@@ -103,11 +103,12 @@ is($status, 0, 'a report without rows is drawn');
 like(poppler('pdftotext', $file, '-'), qr/There are no rows in this period/, 'and says so');
 
 # Each character that a text can have, alone and between others.
-my @odd = map { my $c = chr; [sprintf('U+%04X', $_), undef, "a${c}b$c"] }
-  (1 .. 0x20, 0x7f .. 0xa0, 0x200b .. 0x200f, 0x2028 .. 0x202e, 0xfeff, 0xfffd, 0x1f468, 0x10ffff);
+my @odd = map { no warnings 'utf8'; my $c = chr; [sprintf('U+%04X', $_), undef, "a${c}b$c"] }
+  (1 .. 0x20, 0x7f .. 0xa0, 0x200b .. 0x200f, 0x2028 .. 0x202e, 0xfdd0, 0xfeff, 0xfffd, 0xfffe, 0xffff, 0x1f468, 0x1fffe, 0x10ffff);
+push @odd, ['LAST', undef, 'row'];
 ($file, $errors, $status) = draw(report(\@odd));
 is($status, 0, 'odd characters are drawn') or diag($errors);
-like(poppler('pdftotext', $file, '-'), qr/U\+10FFFF/, 'to the last of them');
+like(poppler('pdftotext', $file, '-'), qr/U\+10FFFF.*LAST/s, 'to the last of them');
 
 # ---- what it refuses
 
