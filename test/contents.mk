@@ -34,6 +34,7 @@ REGRESS = \
 # test/pgtap/NAME.sql
 PGTAP = \
 	catalog \
+	caller \
 	role
 
 # test/isolation/specs/NAME.spec and test/isolation/expected/NAME.out
@@ -95,6 +96,7 @@ GENERAL = \
 	blocked \
 	capacity \
 	catalog \
+	caller \
 	circle \
 	docs \
 	dump \

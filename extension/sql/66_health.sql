@@ -161,8 +161,7 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	SELECT 'outbox_failed', format('topic %s has refused %s records for good since %s, first record %s: %s', f.topic, f.n, f.since,
 								   f.first_id, (SELECT CASE WHEN sentinai.tenant_visible(e.tenant_id) THEN e.message ELSE e.error END
 																	  FROM sentinai.outbox_failed e WHERE e.id = f.first_id)),
-		   format('outbox_failed_retry(%s) sends it again, once the topic takes it; outbox_failed_discard(%s, ''why'') closes it.', f.first_id,
-				  f.first_id)
+		   'outbox_failed_retry(id) sends it again, once the topic takes it; outbox_failed_discard(id, ''why'') closes it.'
 	  FROM (SELECT o.topic, count(*) AS n, min(o.failed_at) AS since, min(o.id) AS first_id
 			  FROM sentinai.outbox_failed o WHERE o.discarded_at IS NULL GROUP BY 1) f
 	UNION ALL
