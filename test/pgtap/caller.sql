@@ -223,7 +223,7 @@ CREATE TEMP TABLE called AS
 CREATE FUNCTION pg_temp.argument(fn text, name text, type regtype, tenant text) RETURNS text LANGUAGE sql AS $$
 	SELECT CASE
 		WHEN $2 IN ('tenant_id', 'tenant', 'p_tenant_id', 'p_tenant') THEN quote_literal($4)
-		WHEN $2 IN ('tenant_ids', 'of_tenants') THEN format('ARRAY[%L]', $4)
+		WHEN $2 IN ('tenant_ids', 'tenants') THEN format('ARRAY[%L]', $4)
 		WHEN $2 IN ('id', 'dlq_id', 'ids', 'p_id') AND $3 IN ('bigint'::regtype, 'bigint[]') THEN
 			format(CASE WHEN $3 = 'bigint'::regtype THEN '%s' ELSE 'ARRAY[%s]' END, coalesce(
 				CASE WHEN $1 ~ 'outbox_failed' THEN (SELECT o.id FROM sentinai.outbox_failed o WHERE o.tenant_id = $4)
