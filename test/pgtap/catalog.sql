@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(23);
+SELECT plan(31);
 
 -- With partitions, which are made at run time and are no members of the extension.
 SELECT tenant_add('CATALOG') AS ignored \gset
@@ -13,7 +13,7 @@ CREATE TEMP VIEW member AS
 	 WHERE d.refclassid = 'pg_extension'::regclass AND e.extname = 'sentinai' AND d.deptype = 'e';
 CREATE TEMP VIEW relation AS
 	SELECT c.* FROM pg_class c
-	 WHERE c.relnamespace = 'sentinai'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S');
+	 WHERE c.relnamespace IN ('sentinai'::regnamespace, 'sentinai_api'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm', 'S');
 CREATE TEMP VIEW routine AS
 	SELECT p.*, p.oid::regprocedure AS signature, l.lanname
 	  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -66,7 +66,7 @@ SELECT is_empty($$
 		 WHERE t.typcategory <> 'A'
 		UNION ALL
 		SELECT nspname::text, (aclexplode(coalesce(nspacl, acldefault('n', nspowner)))).*
-		  FROM pg_namespace WHERE nspname = 'sentinai'
+		  FROM pg_namespace WHERE nspname IN ('sentinai', 'sentinai_api')
 	) acl WHERE grantee = 0
 $$, 'nothing is granted to PUBLIC');
 
@@ -81,9 +81,58 @@ SELECT is_empty($$
 $$, 'SECURITY DEFINER functions do not ask current_user, which is their owner');
 
 SELECT is_empty($$
-	SELECT c.oid::regclass FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
+	SELECT signature FROM routine WHERE prosecdef AND prosrc ~* 'pg_has_role\s*\(\s*''|has_\w+_privilege\s*\(\s*''sentinai'
+$$, 'nor what their owner is a member of, or may do');
+
+SELECT is_empty($$
+	SELECT signature FROM routine WHERE prosrc ~ 'request\.jwt'
+$$, 'nothing but caller.c reads a token''s claims, which anybody may set');
+
+-- Tenants' rows.
+
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM relation c
+	 WHERE c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id') AND NOT c.relrowsecurity
+$$, 'every table with a tenant, and every partition, has row security');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass, (SELECT array_agg(p.polname) FROM pg_policy p WHERE p.polrelid = c.oid) FROM relation c
+	 WHERE c.relrowsecurity
+	   AND NOT (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant' AND p.polcmd = '*' AND p.polroles = '{0}'
+							AND pg_get_expr(p.polqual, p.polrelid) ~ '^\(tenant_id = \( SELECT (sentinai\.)?current_tenant\(\) AS current_tenant\)\)$'
+							AND p.polwithcheck IS NULL)
+				AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'every_tenant'
+							AND (SELECT array_agg(r::regrole::text ORDER BY r::regrole::text) FROM unnest(p.polroles) r) = '{sentinai_admin,sentinai_handler,sentinai_platform}'))
+$$, 'a tenant has its own rows, asked for once a statement; the admin and handlers of all tenants have all');
+
+SELECT set_eq($$
+	SELECT c.relname::text || ': ' || p.polname || ' ' || pg_get_expr(p.polqual, p.polrelid) FROM relation c JOIN pg_policy p ON p.polrelid = c.oid
+	 WHERE p.polname NOT IN ('tenant', 'every_tenant')
+$$, ARRAY['retry_policy: unowned (tenant_id IS NULL)', 'retry_policy_override: unowned (tenant_id IS NULL)'],
+	'other rows are for everybody where they are nobody''s, and here only');
+
+-- A table that has no tenant is the admin's, or stands here and in docs/security.md, since nothing in it is of one.
+SELECT set_eq($$
+	SELECT DISTINCT c.relname::text
+	  FROM (SELECT oid, relname, relkind, relacl AS acl FROM relation UNION ALL
+			SELECT r.oid, r.relname, r.relkind, a.attacl FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid) c, aclexplode(c.acl) g
+	 WHERE c.relkind <> 'S' AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id')
+	   AND g.grantee NOT IN ((SELECT relowner FROM pg_class WHERE oid = c.oid), 'sentinai_admin'::regrole)
+$$, ARRAY['dedupe_generation', 'dedupe_state', 'error_class_override', 'event_type', 'handler', 'kafka_offset', 'offset_gap', 'rate_limit_type',
+		  'rate_limit_type_effective', 'rate_limit_type_override', 'report_mask', 'suspect', 'usage_closed', 'usage_type', 'worker_type',
+		  'worker_type_effective', 'worker_type_override'],
+	'of what has no tenant these are for others than the admin, and nothing in them is a tenant''s');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass, g.grantee::regrole, g.privilege_type FROM relation c, aclexplode(c.relacl) g
+	 WHERE g.grantee <> c.relowner AND (g.privilege_type IN ('TRIGGER', 'REFERENCES')
+			OR (g.privilege_type = 'TRUNCATE' AND g.grantee <> 'sentinai_admin'::regrole) OR g.is_grantable)
+$$, 'TRUNCATE, which row security doesn''t hold back, is the admin''s; nobody but the owner hangs code on our tables, or passes rights on');
+
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM relation c
 	 WHERE c.relkind = 'v' AND NOT coalesce(c.reloptions && ARRAY['security_invoker=true', 'security_invoker=on', 'security_invoker=1'], false)
-$$, 'views of tenants'' data run with the rights of who reads them');
+$$, 'views run with the rights of who reads them');
 
 SELECT is(
 	(SELECT string_agg(rolname, ' ' ORDER BY rolname COLLATE "C") FROM pg_roles
@@ -195,6 +244,12 @@ SELECT is_empty($$
 	 WHERE provolatile = 'i' AND lanname IN ('sql', 'plpgsql')
 	   AND prosrc ~* '\m(now|current_timestamp|current_setting|session_user|current_user|timezone)\M|\mfrom sentinai\.'
 $$, 'what reads a table, a setting or the clock is not IMMUTABLE');
+
+SELECT is_empty($$
+	SELECT signature FROM routine
+	 WHERE pronamespace = 'sentinai_api'::regnamespace
+	   AND (provolatile = 'v') IS DISTINCT FROM (pronargs = 1 AND proargnames IS NULL)
+$$, 'HTTP: what takes a body may write, and what GET calls is STABLE');
 
 SELECT is_empty($$
 	SELECT signature FROM routine WHERE proretset AND lanname = 'plpgsql' AND provolatile = 'v'
