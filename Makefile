@@ -33,7 +33,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits bench-reports deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits bench-reports report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -124,6 +124,10 @@ bench-peers: deps-bench all pg
 # What they said into docs/performance.md, with its picture
 bench-docs:
 	@test/bench/publish build/bench
+
+# docs/report.png, page 1 of a report, after what a PDF looks like has changed
+report-docs: deps all pg
+	@perl -I test/perl test/demo/report-picture
 
 torture: deps all pg
 	@test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))

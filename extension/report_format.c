@@ -445,24 +445,31 @@ read_columns(SnReportWriter *writer, TupleDesc desc)
 	}
 }
 
-/* How wide a column of a PDF is, in characters of its longest line that shouldn't be broken. */
-static int
-column_weight(const Column *column)
+/* A name in words: capitals where it begins, and for what is known by its letters. */
+static char *
+title_of(const char *name)
 {
-	static const int by_kind[] = {[VALUE_TEXT] = 12, [VALUE_NUMBER] = 8, [VALUE_BOOL] = 5,
-								  [VALUE_TIME] = 10, [VALUE_JSON] = 24,	 [VALUE_OTHER] = 12};
-	int weight = by_kind[column->kind];
-	int word = 0;
+	static const char *const letters[] = {"id", "sla"};
+	char *title = pstrdup(name);
+	bool begin = true;
 
-	for (const char *c = column->name; *c != '\0'; c++)
+	for (char *c = title; *c != '\0'; c++)
 	{
-		word = *c == '_' || *c == '"' ? 0 : word + 1;
-		weight = Max(weight, word);
+		size_t n = strcspn(c, "_\"");
+
+		if (*c == '_')
+			*c = ' ';
+		for (int i = 0; begin && i < lengthof(letters); i++)
+			if (n == strlen(letters[i]) && strncmp(c, letters[i], n) == 0)
+				for (size_t j = 0; j < n; j++)
+					c[j] = pg_toupper((unsigned char) c[j]);
+		begin = *c == ' ' || *c == '"';
 	}
-	return weight;
+	title[1] = pg_toupper((unsigned char) title[1]);
+	return title;
 }
 
-/* {"columns": [{"name", "title", "align", "weight"}, ...]} of the PDF program. A title is the name in words. */
+/* {"columns": [{"name", "title", "align"}, ...]} of the PDF program. */
 static void
 append_pdf_columns(SnReportWriter *writer, StringInfo out)
 {
@@ -470,14 +477,9 @@ append_pdf_columns(SnReportWriter *writer, StringInfo out)
 	for (int i = 0; i < writer->n_columns; i++)
 	{
 		Column *column = &writer->columns[i];
-		char *title = pstrdup(column->name);
 
-		for (char *c = title; *c != '\0'; c++)
-			if (*c == '_')
-				*c = ' ';
-		title[1] = pg_toupper((unsigned char) title[1]);
-		appendStringInfo(out, "%s{\"name\":%s,\"title\":%s,\"align\":\"%s\",\"weight\":%d}", i > 0 ? "," : "",
-						 column->name, title, column->kind == VALUE_NUMBER ? "right" : "left", column_weight(column));
+		appendStringInfo(out, "%s{\"name\":%s,\"title\":%s,\"align\":\"%s\"}", i > 0 ? "," : "", column->name,
+						 title_of(column->name), column->kind == VALUE_NUMBER ? "right" : "left");
 	}
 	appendStringInfoString(out, "]}\n");
 }

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#define CHART_HEIGHT 190.0
+#define CHART_HEIGHT 150.0
 #define AXIS_LEFT 48.0
 #define AXIS_BOTTOM 26.0
 #define FONT_CHART "Sans 7.5"

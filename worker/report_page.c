@@ -13,13 +13,16 @@
 
 #include <cairo-pdf.h>
 
-#define FONT_TITLE "Sans Bold 22"
-#define FONT_HEADING "Sans Bold 13"
-#define FONT_TEXT "Sans 10"
-#define FONT_LABEL "Sans Bold 10"
+#define FONT_TITLE "Sans Bold 17"
+#define FONT_FIGURE "Sans Bold 15"
+#define FONT_TEXT "Sans 8.5"
 #define FONT_SMALL "Sans 8"
-#define FONT_CELL "Sans 7.5"
-#define FONT_CELL_HEAD "Sans Bold 7.5"
+#define FONT_CELL "Sans"
+#define FONT_CELL_HEAD "Sans Bold"
+
+/* Cells are smaller where words would be broken otherwise. */
+#define CELL_SIZE 7.5
+#define CELL_SIZE_MIN 5.5
 
 #define FOOTER_HEIGHT 24.0
 #define CELL_PADDING 3.0
@@ -28,16 +31,27 @@
 /* A row that needs less than this share of a page isn't broken over two. */
 #define KEEP_TOGETHER 0.33
 
-/* Columns are measured by so many rows, and a column wants no more than this. */
+/* Columns are measured by so many rows, and by no more than so much of a cell. */
 #define MEASURED_ROWS 200
+#define MEASURED_BYTES 200
 #define COLUMN_WANTS_MAX 220.0
-#define COLUMN_MIN 28.0
+#define COLUMN_WORD_MAX 110.0
+
+/* Width of the labels of what a report is. */
+#define FACT_LEFT 48.0
+#define FACT_RIGHT 98.0
+
+/* Figures of the summary in a row, and the height of the lines for signatures. */
+#define FIGURES 5
+#define SIGNATURE_HEIGHT 56.0
 
 /* A column of the table. */
 typedef struct Column
 {
 	const char *title;
-	bool right; /* aligned to the right: figures */
+	bool right;	  /* aligned to the right: figures */
+	double word;  /* width of its longest word, which should not be broken */
+	double wants; /* width of its longest line */
 	double x;
 	double width; /* with the padding */
 } Column;
@@ -177,63 +191,146 @@ outline(Page *page, const char *title)
 
 /* ---- title and summary ---- */
 
-/* "label   value", the value broken beside its label. */
 static void
-draw_pair(Page *page, const char *label, const char *value)
+gray(Page *page, double level)
 {
-	double left = 130;
-	PangoLayout *name = page_layout(page, FONT_LABEL, left - 8, label);
-	PangoLayout *text = page_layout(page, FONT_TEXT, page->width - 2 * PAGE_MARGIN - left, value);
-	double height = fmax(layout_height(name), layout_height(text));
-
-	page_need(page, height);
-	show_layout(page, name, PAGE_MARGIN, page->y);
-	show_layout(page, text, PAGE_MARGIN + left, page->y);
-	page->y += height + 4;
-	g_object_unref(name);
-	g_object_unref(text);
+	cairo_set_source_rgb(page->cr, level, level, level);
 }
 
 static void
-draw_title(Page *page)
+rule(Page *page, double x, double y, double width, double level)
+{
+	if (page->surface == NULL)
+		return;
+	gray(page, level);
+	cairo_set_line_width(page->cr, 0.5);
+	cairo_move_to(page->cr, x, y);
+	cairo_line_to(page->cr, x + width, y);
+	cairo_stroke(page->cr);
+	gray(page, 0);
+}
+
+/* "label   value" at the page's y, the value from left on. Returns its height. */
+static double
+draw_pair(Page *page, double x, double width, double left, const char *label, const char *value)
+{
+	PangoLayout *name = page_layout(page, FONT_TEXT, left - 6, label);
+	PangoLayout *text = page_layout(page, FONT_TEXT, width - left, value);
+	double height = fmax(layout_height(name), layout_height(text));
+
+	gray(page, 0.4);
+	show_layout(page, name, x, page->y);
+	gray(page, 0);
+	show_layout(page, text, x + left, page->y);
+	g_object_unref(name);
+	g_object_unref(text);
+	return height;
+}
+
+/* What the report is, in two columns. */
+static void
+draw_facts(Page *page)
 {
 	static const struct
 	{
 		const char *label;
 		const char *name;
-	} fields[] = {{"Tenant", "tenant_id"},			{"Report type", "report_type"},
-				  {"From", "period_from"},			{"To", "period_to"},
-				  {"Requested by", "requested_by"}, {"Requested at", "requested_at"},
-				  {"Generated at", "generated_at"}, {"Report", "id"}};
+	} fields[] = {{"Tenant", "tenant_id"}, {"Requested by", "requested_by"},
+				  {"From", "period_from"}, {"Requested at", "requested_at"},
+				  {"To", "period_to"},	   {"Complete as of", "generated_at"},
+				  {"Type", "report_type"}, {"Report", "id"}};
+	double width = page->width - 2 * PAGE_MARGIN;
+	double left = width * 0.32;
 
-	begin_page(page, false);
-	page->y += 60;
-	draw_text(page, FONT_TITLE, report_text(page->report->head, "title"), GAP);
-	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
-		if (report_text(page->report->head, fields[i].name)[0] != '\0')
-			draw_pair(page, fields[i].label, report_text(page->report->head, fields[i].name));
-	page->y += GAP;
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i += 2)
+	{
+		double height = draw_pair(page, PAGE_MARGIN, left - GAP, FACT_LEFT, fields[i].label,
+								  report_text(page->report->head, fields[i].name));
+
+		page->y += 4 + fmax(height, draw_pair(page, PAGE_MARGIN + left, width - left, FACT_RIGHT, fields[i + 1].label,
+											  report_text(page->report->head, fields[i + 1].name)));
+	}
 }
 
 static void
-draw_heading(Page *page, const char *text)
+draw_title(Page *page)
 {
-	page_need(page, 60);
-	outline(page, text);
-	draw_text(page, FONT_HEADING, text, 6);
+	char rows[64];
+
+	begin_page(page, false);
+	draw_text(page, FONT_TITLE, report_text(page->report->head, "title"), 6);
+	rule(page, PAGE_MARGIN, page->y, page->width - 2 * PAGE_MARGIN, 0);
+	page->y += 10;
+	draw_facts(page);
+	snprintf(rows, sizeof(rows), "%zu", page->report->n_rows);
+	page->y += draw_pair(page, PAGE_MARGIN, page->width - 2 * PAGE_MARGIN, FACT_LEFT, "Rows", rows) + GAP;
+}
+
+/* A figure above its label. Returns the height of both. */
+static double
+draw_figure(Page *page, double x, double width, const char *label, const char *value)
+{
+	PangoLayout *figure = page_layout(page, FONT_FIGURE, width - 8, value);
+	PangoLayout *name = page_layout(page, FONT_SMALL, width - 8, label);
+	double height = layout_height(figure);
+
+	show_layout(page, figure, x, page->y);
+	gray(page, 0.4);
+	show_layout(page, name, x, page->y + height);
+	gray(page, 0);
+	height += layout_height(name);
+	g_object_unref(figure);
+	g_object_unref(name);
+	return height;
 }
 
 static void
 draw_summary(Page *page)
 {
+	double width = (page->width - 2 * PAGE_MARGIN) / FIGURES;
+	double height = 0;
+	int i = 0;
 	const cJSON *item;
 
 	if (page->report->summary == NULL)
 		return;
-	draw_heading(page, "Summary");
+	outline(page, "Summary");
 	cJSON_ArrayForEach (item, page->report->summary)
-		draw_pair(page, report_text(item, "label"), report_text(item, "value"));
-	page->y += GAP;
+	{
+		if (i % FIGURES == 0)
+		{
+			page->y += height;
+			page_need(page, 60);
+			height = 0;
+		}
+		height = fmax(height, 8 + draw_figure(page, PAGE_MARGIN + (i % FIGURES) * width, width,
+											  report_text(item, "label"), report_text(item, "value")));
+		i++;
+	}
+	page->y += height + 4;
+}
+
+/* Where whoever has read it signs, at the end of the pages before the table. */
+static void
+draw_signature(Page *page)
+{
+	static const char *const labels[] = {"Reviewed by", "Date", "Signature"};
+	double width = (page->width - 2 * PAGE_MARGIN) / 3;
+	double y;
+
+	page_need(page, SIGNATURE_HEIGHT);
+	y = body_bottom(page) - 14;
+	for (int i = 0; i < 3; i++)
+	{
+		double x = PAGE_MARGIN + i * width;
+		PangoLayout *layout = page_layout(page, FONT_SMALL, width, labels[i]);
+
+		rule(page, x, y, width - GAP, 0.4);
+		gray(page, 0.4);
+		show_layout(page, layout, x, y + 2);
+		gray(page, 0);
+		g_object_unref(layout);
+	}
 }
 
 static void
@@ -245,77 +342,118 @@ draw_charts(Page *page)
 
 /* ---- the table ---- */
 
-/* What a column would like to have, by its title and its first rows. */
 static double
-natural_width(Page *page, int column, const char *title)
+text_width(PangoLayout *layout, const char *text, size_t len)
 {
-	PangoLayout *layout = page_layout(page, FONT_CELL_HEAD, 0, title);
-	double widest = 0;
-	size_t n = page->report->n_rows < MEASURED_ROWS ? page->report->n_rows : MEASURED_ROWS;
-	PangoFontDescription *font = pango_font_description_from_string(FONT_CELL);
 	int width;
 
+	pango_layout_set_text(layout, text, (int) len);
 	pango_layout_get_size(layout, &width, NULL);
-	widest = (double) width / PANGO_SCALE;
-	pango_layout_set_font_description(layout, font);
-	for (size_t i = 0; i < n && widest < COLUMN_WANTS_MAX; i++)
-	{
-		char *text = page->report->rows[i][column];
-
-		pango_layout_set_text(layout, text, (int) strnlen(text, 200));
-		pango_layout_get_size(layout, &width, NULL);
-		widest = fmax(widest, (double) width / PANGO_SCALE);
-	}
-	pango_font_description_free(font);
-	g_object_unref(layout);
-	return fmin(widest, COLUMN_WANTS_MAX) + 2 * CELL_PADDING;
+	return (double) width / PANGO_SCALE;
 }
 
-/* Shares the width of the page out: by the weights that were given, else by what the columns want. */
+/* What a column needs and wants for a text. */
+static void
+measure_text(Column *column, PangoLayout *layout, const char *text)
+{
+	size_t len = strnlen(text, MEASURED_BYTES);
+	const char *word = text;
+
+	while (len > 0 && ((unsigned char) text[len] & 0xc0) == 0x80)
+		len--;
+	column->wants = fmax(column->wants, fmin(text_width(layout, text, len), COLUMN_WANTS_MAX));
+	if (column->word >= COLUMN_WORD_MAX)
+		return;
+	while (word < text + len)
+	{
+		size_t n = strcspn(word, " \n");
+
+		if (word + n > text + len)
+			n = text + len - word;
+		if (n > 0)
+			column->word = fmax(column->word, fmin(text_width(layout, word, n), COLUMN_WORD_MAX));
+		word += n + 1;
+	}
+}
+
+static PangoLayout *
+cell_layout(Page *page, const char *font, double width)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s %g", font, page->cell_size);
+	return page_layout(page, name, width, "");
+}
+
+/* By its title and its first rows. */
+static void
+measure_column(Page *page, Column *column, int number)
+{
+	size_t n = page->report->n_rows < MEASURED_ROWS ? page->report->n_rows : MEASURED_ROWS;
+	PangoLayout *head = cell_layout(page, FONT_CELL_HEAD, 0);
+	PangoLayout *cell = cell_layout(page, FONT_CELL, 0);
+
+	column->word = 0;
+	measure_text(column, head, column->title);
+	column->wants = column->word; /* a title may stand on several lines */
+	for (size_t i = 0; i < n; i++)
+		measure_text(column, cell, page->report->rows[i][number]);
+	g_object_unref(head);
+	g_object_unref(cell);
+	column->word += 2 * CELL_PADDING + 0.5;
+	column->wants = fmax(column->wants + 2 * CELL_PADDING + 0.5, column->word);
+}
+
+/*
+ * Shares the width of the page out: each column has its longest word, and of what is left by what it wants. Where there is
+ * not enough for the words all have less.
+ */
+static void
+share_width(Column *columns, int n_columns, double total, double words, double wants)
+{
+	double x = PAGE_MARGIN;
+
+	for (int i = 0; i < n_columns; i++)
+	{
+		if (words > total)
+			columns[i].width = columns[i].word * total / words;
+		else if (wants > total)
+			columns[i].width =
+				columns[i].word + (total - words) * (columns[i].wants - columns[i].word) / (wants - words);
+		else
+			columns[i].width = columns[i].wants * total / wants;
+		columns[i].x = x;
+		x += columns[i].width;
+	}
+}
+
+/* The columns of the table, and of the page in what size its cells are written. */
 static Column *
 make_columns(Page *page, double total)
 {
 	const Report *report = page->report;
 	Column *columns = g_new0(Column, report->n_columns);
-	double sum = 0;
-	double x = PAGE_MARGIN;
+	double words;
+	double wants;
 
-	for (int i = 0; i < report->n_columns; i++)
+	page->cell_size = CELL_SIZE + 0.5;
+	do
 	{
-		const cJSON *column = cJSON_GetArrayItem(report->columns, i);
-		const cJSON *weight = cJSON_GetObjectItemCaseSensitive(column, "weight");
+		page->cell_size -= 0.5;
+		words = wants = 0;
+		for (int i = 0; i < report->n_columns; i++)
+		{
+			const cJSON *column = cJSON_GetArrayItem(report->columns, i);
 
-		columns[i].title = report_text(column, "title");
-		columns[i].right = strcmp(report_text(column, "align"), "right") == 0;
-		columns[i].width = cJSON_IsNumber(weight) && weight->valuedouble > 0 ? weight->valuedouble * 100
-																			 : natural_width(page, i, columns[i].title);
-		sum += columns[i].width;
-	}
-	for (int i = 0; i < report->n_columns; i++)
-		columns[i].width = fmax(columns[i].width * total / sum, COLUMN_MIN);
-	sum = 0;
-	for (int i = 0; i < report->n_columns; i++)
-		sum += columns[i].width;
-	for (int i = 0; i < report->n_columns; i++)
-	{
-		columns[i].width *= total / sum;
-		columns[i].x = x;
-		x += columns[i].width;
-	}
+			columns[i].title = report_text(column, "title");
+			columns[i].right = strcmp(report_text(column, "align"), "right") == 0;
+			measure_column(page, &columns[i], i);
+			words += columns[i].word;
+			wants += columns[i].wants;
+		}
+	} while (words > total && page->cell_size > CELL_SIZE_MIN);
+	share_width(columns, report->n_columns, total, words, wants);
 	return columns;
-}
-
-static void
-rule_line(Page *page, double y, double gray)
-{
-	if (page->surface == NULL)
-		return;
-	cairo_set_source_rgb(page->cr, gray, gray, gray);
-	cairo_set_line_width(page->cr, 0.5);
-	cairo_move_to(page->cr, PAGE_MARGIN, y);
-	cairo_line_to(page->cr, page->width - PAGE_MARGIN, y);
-	cairo_stroke(page->cr);
-	cairo_set_source_rgb(page->cr, 0, 0, 0);
 }
 
 static void
@@ -392,7 +530,7 @@ make_cells(Page *page, const Column *columns, const char *font)
 
 	for (int i = 0; i < page->report->n_columns; i++)
 	{
-		cells[i].layout = page_layout(page, font, columns[i].width - 2 * CELL_PADDING, "");
+		cells[i].layout = cell_layout(page, font, fmax(columns[i].width - 2 * CELL_PADDING, 1));
 		if (columns[i].right)
 			pango_layout_set_alignment(cells[i].layout, PANGO_ALIGN_RIGHT);
 	}
@@ -416,7 +554,7 @@ draw_table_head(Page *page, const Column *columns)
 		set_cell(&cells[i], columns[i].title);
 	draw_fragment(page, columns, cells, true);
 	free_cells(page, cells);
-	rule_line(page, page->y, 0);
+	rule(page, PAGE_MARGIN, page->y, page->width - 2 * PAGE_MARGIN, 0);
 	page->y += 1;
 }
 
@@ -449,7 +587,7 @@ draw_row(Page *page, const Column *columns, Cell *cells, char **row)
 		next_table_page(page, columns);
 		fresh = true;
 	}
-	rule_line(page, page->y, 0.8);
+	rule(page, PAGE_MARGIN, page->y, page->width - 2 * PAGE_MARGIN, 0.8);
 }
 
 static void
@@ -488,6 +626,7 @@ report_draw(const Report *report, cairo_surface_t *surface, int n_pages)
 	draw_title(&page);
 	draw_summary(&page);
 	draw_charts(&page);
+	draw_signature(&page);
 	draw_table(&page);
 	end_page(&page);
 	cairo_destroy(page.cr);

@@ -10,7 +10,7 @@
  * The lines, in this order:
  *	{"report": {"title", "tenant_id", "report_type", "period_from", "period_to", "requested_by", "requested_at",
  *				"generated_at", "id"}}
- *	{"summary": [{"label", "value"}, ...]}, {"chart": {...}} (report_chart.c), {"columns": [{"title", "align", "weight"}]}
+ *	{"summary": [{"label", "value"}, ...]}, {"chart": {...}} (report_chart.c), {"columns": [{"title", "align"}]}
  *	{"row": [...]}, as many as there are; texts or null
  *	{"end": {"rows": n}}
  *

@@ -28,7 +28,7 @@ typedef struct Report
 	cJSON *summary; /* array of {label, value}; NULL: none */
 	cJSON **charts;
 	int n_charts;
-	cJSON *columns; /* array of {title, align, weight}; NULL: no table */
+	cJSON *columns; /* array of {title, align}; NULL: no table */
 	int n_columns;
 	char ***rows; /* n_columns texts each */
 	size_t n_rows;
@@ -45,7 +45,8 @@ typedef struct Page
 	int n_pages; /* 0: not known yet */
 	double width;
 	double height;
-	double y; /* of the next thing */
+	double y;		  /* of the next thing */
+	double cell_size; /* of the letters of the table */
 } Page;
 
 /* report_pdf.c */

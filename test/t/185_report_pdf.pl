@@ -62,7 +62,7 @@ sub report
 # ---- one of everything
 
 my @rows = map { ["EXC_$_", "$_.50", "message $_"] } 1 .. 200;
-push @rows, ['EXC_HEBREW', undef, 'שלום עולם'], ['EXC_GREEK', '1', 'Ελληνικά, Русский'], ['EXC_CHINESE', '2', '你好'],
+push @rows, ['EXC_HEBREW', undef, 'שלום עולם'], ['EXC_GREEK', '1', 'Ελληνικά, Русский'], ['EXC_CHINESE', '2', '你好'], ['EXC_KOREAN', '2', '안녕하세요'], ['EXC_THAI', '2', 'สวัสดี'], ['EXC_HINDI', '2', 'नमन'],
   ['EXC_EMOJI', '3', '😀'], ['EXC_LONG', '4', 'x' x 9000 . 'LASTWORD'];
 my $input = report(\@rows,
 	{summary => [{label => 'Compliance', value => '97.3 %'}]},
@@ -87,7 +87,7 @@ for my $page (1, 2, $pages)
 like(poppler('pdftotext', '-f', $pages, '-l', $pages, $file, '-'), qr/Exception/, 'the last page has the head of the table, too');
 my $text = poppler('pdftotext', '-layout', $file, '-');
 like($text, qr/$_/, "\"$_\" is in the text")
-  for 'TENANT_001', 'Requested by', '97\.3 %', 'Compliance by week', 'resolved', 'EXC_1\b', 'message 200', 'Ελληνικά, Русский', '你好';
+  for 'TENANT_001', 'Requested by', '97\.3 %', 'Compliance by week', 'resolved', 'EXC_1\b', 'message 200', 'Ελληνικά, Русский', '你好', '안녕하세요', 'สวัสดี', 'नमन', 'Rows +\d+', 'Reviewed by +Date +Signature';
 (my $joined = $text) =~ s/\s+//g;
 like($joined, qr/שלוםעולם/, 'what is written from right to left is read back so');
 like($joined, qr/x{9000}LASTWORD|x{500,}.*LASTWORD/s, 'a long cell is there to its end, over pages');
