@@ -62,6 +62,8 @@ int sn_usage_hour_retention;
 int sn_usage_minute_retention;
 
 static int event_log_mode;
+static char *change_actor; /* both are read in SQL */
+static char *change_reason;
 static char *rate_limit_time_zone;
 static char *test_clock;
 
@@ -203,6 +205,10 @@ static const StringSetting string_settings[] = {
 	{"sentinai.authenticator", &sn_authenticator, "authenticator", 0, PGC_SIGHUP,
 	 "The role as which PostgREST logs in: in its sessions the claims of the request's token say who asks.", NULL,
 	 sn_caller_setting_changed},
+	{"sentinai.change_actor", &change_actor, "", 0, PGC_USERSET,
+	 "Who changes a limit by hand: goes to rate_limit_history.actor.", NULL, NULL},
+	{"sentinai.change_reason", &change_reason, "", 0, PGC_USERSET,
+	 "Why a limit is changed by hand: goes to rate_limit_history.reason.", NULL, NULL},
 	{"sentinai.databases", &sn_databases, "", GUC_LIST_INPUT, PGC_SIGHUP,
 	 "Names of the databases that get a maintenance worker once they are active; empty: all.", NULL, NULL},
 	{"sentinai.rate_limit_time_zone", &rate_limit_time_zone, "UTC", 0, PGC_SIGHUP,
@@ -213,8 +219,8 @@ static const StringSetting string_settings[] = {
 	 "The tenant that a role chooses that is bound to several, or to every one.", sn_caller_tenant_id_check,
 	 sn_caller_setting_changed},
 	{"sentinai.test_clock", &test_clock, "", GUC_NOT_IN_SAMPLE, PGC_SUSET,
-	 "For tests: the time that limits, usage and the expiry of reports go by; empty: now.", test_clock_check,
-	 test_clock_assign},
+	 "For tests: the time that limits, usage, idempotency keys and the expiry of reports go by; empty: now.",
+	 test_clock_check, test_clock_assign},
 };
 
 static void

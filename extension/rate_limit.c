@@ -64,6 +64,14 @@ sn_now(void)
 	return sn_test_clock != 0 ? sn_test_clock : GetCurrentTimestamp();
 }
 
+/* usage_clock() returns timestamptz */
+PG_FUNCTION_INFO_V1(sn_clock);
+Datum
+sn_clock(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(sn_now());
+}
+
 /* ---- slots that a transaction with changed limits has for itself ---- */
 
 typedef struct OwnSlot

@@ -122,6 +122,18 @@ SELECT idempotency_complete('idem_a', 'ship', 'l2', '{"by": 2}', :'token2');
 SELECT idempotency_complete('idem_a', 'ship', 'l2', '{"by": 1}', :'token1');
 SELECT attempts, response FROM idempotency_key WHERE key = 'l2';
 
+-- by the clock that tests set: nobody waits, and nothing is touched by hand
+SET sentinai.test_clock = '2026-03-01 12:00:00+00';
+SELECT state, token AS token1 FROM idempotency_begin('idem_a', 'ship', 'clock', '{}', lease => '1 min') \gset
+SELECT created_at = '2026-03-01 12:00:00+00', updated_at = '2026-03-01 12:00:00+00', lease_until = '2026-03-01 12:01:00+00' FROM idempotency_key WHERE key = 'clock';
+SET sentinai.test_clock = '2026-03-01 12:00:59.999999+00';
+SELECT state FROM idempotency_begin('idem_a', 'ship', 'clock', '{}', lease => '1 min');
+SET sentinai.test_clock = '2026-03-01 12:01:00+00';
+SELECT state FROM idempotency_begin('idem_a', 'ship', 'clock', '{}', lease => '1 min');
+SELECT idempotency_complete('idem_a', 'ship', 'clock', '{}', :'token1');
+RESET sentinai.test_clock;
+DELETE FROM idempotency_key WHERE key = 'clock';
+
 -- one that has run out and wasn't taken over still completes, and can be renewed
 SELECT token AS token1 FROM idempotency_begin('idem_a', 'ship', 'l3', '{}', lease => '1 min') \gset
 UPDATE idempotency_key SET lease_until = now() - interval '1 s' WHERE key = 'l3';

@@ -157,6 +157,22 @@ SELECT remaining FROM rate_limit_peek('rl_c', 'tool_executions');
 --
 SELECT tenant_id, limit_type, action, before, after, reason, actor, authenticated = session_user AS me FROM rate_limit_history
  WHERE tenant_id = 'rl_a' AND limit_type = 'tool_executions' ORDER BY id;
+\echo -- by hand: why and who, if it is said; the reason that a function was told ends with it, also where it fails
+SELECT limit_type FROM rate_limit_type_set('by_hand', 5, reason => 'of the function');
+SELECT limit_value FROM rate_limit_set('rl_b', 'by_hand', 0, reason => 'of the function');
+BEGIN;
+SET LOCAL sentinai.change_reason = 'told by hand';
+SET LOCAL sentinai.change_actor = 'ann';
+INSERT INTO rate_limit_config (tenant_id, limit_type, limit_value) VALUES ('rl_b', 'by_hand', 6);
+SELECT limit_value FROM rate_limit_set('rl_b', 'by_hand', 7, reason => 'of the function');
+UPDATE rate_limit_config SET limit_value = 8, limit_type = 'by_hand' WHERE limit_type = 'by_hand';
+COMMIT;
+UPDATE rate_limit_type_override SET limit_value = 9, when_full = 'closed' WHERE limit_type = 'by_hand';
+DELETE FROM rate_limit_config WHERE limit_type = 'by_hand';
+INSERT INTO rate_limit_config (tenant_id, limit_type, limit_value, created_at) VALUES ('rl_b', 'by_hand', 10, now() - interval '1 day');
+SELECT rate_limit_type_delete('by_hand', 'no more', 'bob');
+SELECT coalesce(tenant_id, 'all') AS tenant_id, action, before ->> 'limit_value' AS before, after ->> 'limit_value' AS after, after ->> 'when_full' AS when_full, reason, actor
+  FROM rate_limit_history WHERE limit_type = 'by_hand' ORDER BY id;
 
 --
 -- Types of one's own, and another default for an installed one

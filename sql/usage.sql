@@ -347,6 +347,19 @@ SELECT (r).handled, (r).failed, (r).dead_lettered FROM (
 SELECT usage_summary('usg_d') #> '{by_resource,exceptions}';
 SELECT event_type, events, effects, usage, balanced FROM books_check('usg_d', now() - interval '1 hour', now() + interval '1 minute');
 
+--
+-- Tools that were called: when an execution is requested no more, once each; not those that a restore brings
+--
+INSERT INTO tool_execution (tenant_id, tool_id, requested_by_actor_type, status) VALUES
+	('usg_d', 'mail', 'user', 'requested'), ('usg_d', 'mail', 'user', 'running'), ('usg_d', repeat('x', 300), 'user', 'failed');
+INSERT INTO tool_execution (tenant_id, tool_id, requested_by_actor_type, status, created_at) VALUES ('usg_d', 'mail', 'user', 'failed', now() - interval '1 day');
+UPDATE tool_execution SET status = 'running' WHERE tenant_id = 'usg_d' AND tool_id = 'mail';
+UPDATE tool_execution SET status = 'succeeded' WHERE tenant_id = 'usg_d';
+BEGIN;
+INSERT INTO tool_execution (tenant_id, tool_id, requested_by_actor_type, status) VALUES ('usg_d', 'mail', 'user', 'running');
+ROLLBACK;
+SELECT left(r.resource, 10) AS resource, length(r.resource), r.quantity FROM usage_details('usg_d', 'tool_executions', now() - interval '1 hour', now() + interval '1 minute', 'day') r;
+
 \c postgres
 DROP DATABASE regress_usage;
 ALTER SYSTEM RESET sentinai.databases;

@@ -109,14 +109,14 @@ CREATE TABLE sentinai.rate_limit_history (
 CREATE INDEX rate_limit_history_tenant ON sentinai.rate_limit_history (tenant_id, limit_type, id);
 SELECT pg_catalog.pg_extension_config_dump('sentinai.rate_limit_history', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.rate_limit_history_id_seq', '');
-COMMENT ON TABLE sentinai.rate_limit_history IS 'Every change of a limit by a function of ours: who, when, why.';
+COMMENT ON TABLE sentinai.rate_limit_history IS 'Every change of a limit, by a function of ours or by hand: who, when, why.';
 COMMENT ON COLUMN sentinai.rate_limit_history.id IS 'In the order of the changes.';
 COMMENT ON COLUMN sentinai.rate_limit_history.tenant_id IS 'The tenant; NULL: the type''s default, for all.';
-COMMENT ON COLUMN sentinai.rate_limit_history.action IS 'The function: rate_limit_set, _delete, _reset, _type_set or _type_delete.';
+COMMENT ON COLUMN sentinai.rate_limit_history.action IS 'What was done: that of rate_limit_set(), _delete(), _reset(), _type_set() or _type_delete(), by it or by hand.';
 COMMENT ON COLUMN sentinai.rate_limit_history.before IS 'limit_value, window_seconds, enabled (of types when_full) before; NULL: there was no row. Of a reset: the counts that were given up.';
 COMMENT ON COLUMN sentinai.rate_limit_history.after IS 'The same after; NULL: the row is gone.';
-COMMENT ON COLUMN sentinai.rate_limit_history.reason IS 'Why, as the caller said.';
-COMMENT ON COLUMN sentinai.rate_limit_history.actor IS 'Who, as the caller said.';
+COMMENT ON COLUMN sentinai.rate_limit_history.reason IS 'Why, as the caller said; by hand: sentinai.change_reason.';
+COMMENT ON COLUMN sentinai.rate_limit_history.actor IS 'Who, as the caller said; by hand: sentinai.change_actor.';
 COMMENT ON COLUMN sentinai.rate_limit_history.authenticated IS 'Who, as the server knows: the login.';
 COMMENT ON COLUMN sentinai.rate_limit_history.created_at IS 'When.';
 
@@ -229,6 +229,85 @@ CREATE TRIGGER enabled AFTER INSERT OR UPDATE OR DELETE ON sentinai.rate_limit_c
 	EXECUTE FUNCTION sentinai.rate_limit_enabled();
 CREATE TRIGGER enabled AFTER INSERT OR UPDATE OR DELETE ON sentinai.rate_limit_type_override FOR EACH ROW
 	EXECUTE FUNCTION sentinai.rate_limit_enabled();
+
+-- ---- the trail ----
+
+-- Functions say in these two settings, for as long as they run, what they were told; so may who changes a row by hand.
+CREATE FUNCTION sentinai.rate_limit_explain(reason text, actor text) RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT set_config('sentinai.change_reason', coalesce(reason, ''), true), set_config('sentinai.change_actor', coalesce(actor, ''), true)
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_explain(text, text) IS
+	'Internal: what the rows of rate_limit_history say that follow, until the calling function, which has SET both settings, returns.';
+
+CREATE FUNCTION sentinai.rate_limit_record(tenant_id text, limit_type text, action text, before jsonb, after jsonb) RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	INSERT INTO sentinai.rate_limit_history (tenant_id, limit_type, action, before, after, reason, actor)
+	VALUES ($1, $2, $3, $4, $5, nullif(current_setting('sentinai.change_reason'), ''), nullif(current_setting('sentinai.change_actor'), ''))
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_record(text, text, text, jsonb, jsonb) IS 'Internal: a row of rate_limit_history.';
+
+CREATE FUNCTION sentinai.rate_limit_shown("row" jsonb) RETURNS jsonb
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT jsonb_object_agg(key, value) FROM jsonb_each("row") WHERE key IN ('limit_value', 'window_seconds', 'enabled', 'when_full')
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_shown(jsonb) IS 'Internal: a limit as rate_limit_history shows it.';
+
+CREATE FUNCTION sentinai.rate_limit_recorded() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	changed	jsonb := to_jsonb(coalesce(NEW, OLD));
+	before	jsonb := to_jsonb(OLD);
+	of_type	boolean := TG_TABLE_NAME = 'rate_limit_type_override';
+BEGIN
+	-- A row of a restore, whose history comes by itself.
+	IF TG_OP = 'INSERT' AND NEW.created_at <> now() THEN
+		RETURN NULL;
+	END IF;
+	IF of_type AND TG_OP = 'INSERT' THEN
+		SELECT to_jsonb(t) INTO before FROM sentinai.rate_limit_type t WHERE t.limit_type = NEW.limit_type;
+	END IF;
+	PERFORM sentinai.rate_limit_record(changed ->> 'tenant_id', changed ->> 'limit_type',
+		CASE WHEN of_type THEN 'type_' ELSE '' END || CASE TG_OP WHEN 'DELETE' THEN 'delete' ELSE 'set' END,
+		sentinai.rate_limit_shown(before), sentinai.rate_limit_shown(to_jsonb(NEW)));
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_recorded() IS 'Trigger: each change of a limit is a row of rate_limit_history, whoever makes it.';
+
+CREATE FUNCTION sentinai.rate_limit_truncated() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	EXECUTE format($query$
+		SELECT count(sentinai.rate_limit_record(to_jsonb(c) ->> 'tenant_id', c.limit_type, %L, sentinai.rate_limit_shown(to_jsonb(c)), NULL)) FROM %s c
+		$query$, CASE TG_TABLE_NAME WHEN 'rate_limit_type_override' THEN 'type_delete' ELSE 'delete' END, TG_RELID::regclass);
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_truncated() IS 'Trigger: what a TRUNCATE takes away is in rate_limit_history.';
+
+DO $$
+DECLARE
+	t	text;
+BEGIN
+	FOREACH t IN ARRAY ARRAY['rate_limit_config', 'rate_limit_type_override'] LOOP
+		EXECUTE pg_catalog.format($f$
+			CREATE TRIGGER recorded AFTER INSERT OR UPDATE OR DELETE ON sentinai.%1$I FOR EACH ROW EXECUTE FUNCTION sentinai.rate_limit_recorded();
+			CREATE TRIGGER recorded_truncate BEFORE TRUNCATE ON sentinai.%1$I FOR EACH STATEMENT EXECUTE FUNCTION sentinai.rate_limit_truncated()
+			$f$, t);
+	END LOOP;
+END
+$$;
 
 -- ---- deciding ----
 
@@ -431,35 +510,23 @@ $$;
 COMMENT ON FUNCTION sentinai.rate_limit_require(text, text) IS
 	'Internal: raises 42501 for another tenant than the caller''s, SN041 for an unknown limit type, SN004 for an unknown tenant.';
 
-CREATE FUNCTION sentinai.rate_limit_shown(config sentinai.rate_limit_config) RETURNS jsonb
-	LANGUAGE sql IMMUTABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-	SELECT jsonb_build_object('limit_value', config.limit_value, 'window_seconds', config.window_seconds, 'enabled', config.enabled)
-	 WHERE config.tenant_id IS NOT NULL
-$$;
-COMMENT ON FUNCTION sentinai.rate_limit_shown(sentinai.rate_limit_config) IS 'Internal: a limit as rate_limit_history shows it.';
-
 CREATE FUNCTION sentinai.rate_limit_set(tenant_id text, limit_type text, limit_value bigint, window_seconds integer DEFAULT 60,
 		enabled boolean DEFAULT true, reason text DEFAULT NULL, actor text DEFAULT NULL)
 	RETURNS sentinai.rate_limit_config
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET sentinai.change_reason = '' SET sentinai.change_actor = ''
 	AS $$
 #variable_conflict use_column
 DECLARE
-	was		sentinai.rate_limit_config;
 	is_now	sentinai.rate_limit_config;
 BEGIN
-	PERFORM sentinai.rate_limit_validate($3, $4, $5), sentinai.rate_limit_require($1, $2);
-	SELECT * INTO was FROM sentinai.rate_limit_config c WHERE c.tenant_id = $1 AND c.limit_type = $2 FOR NO KEY UPDATE;
+	PERFORM sentinai.rate_limit_validate($3, $4, $5), sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($6, $7);
 	INSERT INTO sentinai.rate_limit_config AS c (tenant_id, limit_type, limit_value, window_seconds, enabled)
 	VALUES ($1, $2, $3, $4, $5)
 	ON CONFLICT ON CONSTRAINT rate_limit_config_pkey DO UPDATE
 	   SET limit_value = excluded.limit_value, window_seconds = excluded.window_seconds, enabled = excluded.enabled, updated_at = now()
 	RETURNING * INTO is_now;
-	INSERT INTO sentinai.rate_limit_history (tenant_id, limit_type, action, before, after, reason, actor)
-	VALUES ($1, $2, 'set', sentinai.rate_limit_shown(was), sentinai.rate_limit_shown(is_now), $6, $7);
 	RETURN is_now;
 END
 $$;
@@ -469,19 +536,13 @@ COMMENT ON FUNCTION sentinai.rate_limit_set(text, text, bigint, integer, boolean
 CREATE FUNCTION sentinai.rate_limit_delete(tenant_id text, limit_type text, reason text DEFAULT NULL, actor text DEFAULT NULL) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET sentinai.change_reason = '' SET sentinai.change_actor = ''
 	AS $$
 #variable_conflict use_column
-DECLARE
-	was		sentinai.rate_limit_config;
 BEGIN
-	PERFORM sentinai.rate_limit_require($1, $2);
-	DELETE FROM sentinai.rate_limit_config c WHERE c.tenant_id = $1 AND c.limit_type = $2 RETURNING * INTO was;
-	IF NOT FOUND THEN
-		RETURN false;
-	END IF;
-	INSERT INTO sentinai.rate_limit_history (tenant_id, limit_type, action, before, reason, actor)
-	VALUES ($1, $2, 'delete', sentinai.rate_limit_shown(was), $3, $4);
-	RETURN true;
+	PERFORM sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($3, $4);
+	DELETE FROM sentinai.rate_limit_config c WHERE c.tenant_id = $1 AND c.limit_type = $2;
+	RETURN FOUND;
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_delete(text, text, text, text) IS
@@ -490,15 +551,15 @@ COMMENT ON FUNCTION sentinai.rate_limit_delete(text, text, text, text) IS
 CREATE FUNCTION sentinai.rate_limit_reset(tenant_id text, limit_type text, reason text, actor text DEFAULT NULL) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET sentinai.change_reason = '' SET sentinai.change_actor = ''
 	AS $$
 DECLARE
 	was		record;
 BEGIN
-	PERFORM sentinai.rate_limit_require($1, $2);
+	PERFORM sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($3, $4);
 	SELECT s.granted, s.refused INTO was FROM sentinai.rate_limit_state($1, $2) s;
 	PERFORM sentinai.rate_limit_restart($1, $2);
-	INSERT INTO sentinai.rate_limit_history (tenant_id, limit_type, action, before, after, reason, actor)
-	VALUES ($1, $2, 'reset', to_jsonb(was), '{"granted": 0, "refused": 0}', $3, $4);
+	PERFORM sentinai.rate_limit_record($1, $2, 'reset', to_jsonb(was), '{"granted": 0, "refused": 0}');
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_reset(text, text, text, text) IS
@@ -509,10 +570,10 @@ CREATE FUNCTION sentinai.rate_limit_type_set(limit_type text, limit_value bigint
 	RETURNS sentinai.rate_limit_type_effective
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET sentinai.change_reason = '' SET sentinai.change_actor = ''
 	AS $$
 #variable_conflict use_column
 DECLARE
-	was		sentinai.rate_limit_type_effective;
 	is_now	sentinai.rate_limit_type_effective;
 BEGIN
 	IF $1 IS NULL OR $1 !~ '^[a-z][a-z0-9_]{0,62}$' THEN
@@ -526,16 +587,13 @@ BEGIN
 			MESSAGE = format('when_full %s is not valid', coalesce(quote_literal($5), 'NULL')),
 			HINT = 'It is open or closed.';
 	END IF;
-	PERFORM sentinai.rate_limit_validate($2, $3, $4);
-	SELECT * INTO was FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = $1;
+	PERFORM sentinai.rate_limit_validate($2, $3, $4), sentinai.rate_limit_explain($6, $7);
 	INSERT INTO sentinai.rate_limit_type_override AS o (limit_type, limit_value, window_seconds, enabled, when_full)
 	VALUES ($1, $2, $3, $4, $5)
 	ON CONFLICT ON CONSTRAINT rate_limit_type_override_pkey DO UPDATE
 	   SET limit_value = excluded.limit_value, window_seconds = excluded.window_seconds, enabled = excluded.enabled,
 		   when_full = excluded.when_full, updated_at = now();
 	SELECT * INTO is_now FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = $1;
-	INSERT INTO sentinai.rate_limit_history (limit_type, action, before, after, reason, actor)
-	VALUES ($1, 'type_set', to_jsonb(was) - 'limit_type' - 'builtin', to_jsonb(is_now) - 'limit_type' - 'builtin', $6, $7);
 	RETURN is_now;
 END
 $$;
@@ -545,21 +603,18 @@ COMMENT ON FUNCTION sentinai.rate_limit_type_set(text, bigint, integer, boolean,
 CREATE FUNCTION sentinai.rate_limit_type_delete(limit_type text, reason text DEFAULT NULL, actor text DEFAULT NULL) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET sentinai.change_reason = '' SET sentinai.change_actor = ''
 	AS $$
 #variable_conflict use_column
-DECLARE
-	was		jsonb;
 BEGIN
-	DELETE FROM sentinai.rate_limit_type_override o WHERE o.limit_type = $1
-	RETURNING jsonb_build_object('limit_value', o.limit_value, 'window_seconds', o.window_seconds, 'enabled', o.enabled, 'when_full', o.when_full)
-		 INTO was;
+	PERFORM sentinai.rate_limit_explain($2, $3);
+	DELETE FROM sentinai.rate_limit_type_override o WHERE o.limit_type = $1;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	IF NOT EXISTS (SELECT FROM sentinai.rate_limit_type t WHERE t.limit_type = $1) THEN
 		DELETE FROM sentinai.rate_limit_config c WHERE c.limit_type = $1;
 	END IF;
-	INSERT INTO sentinai.rate_limit_history (limit_type, action, before, reason, actor) VALUES ($1, 'type_delete', was, $2, $3);
 	RETURN true;
 END
 $$;

@@ -19,7 +19,7 @@ COMMENT ON COLUMN sentinai.usage_type.builtin IS 'Installed with the extension.'
 SELECT pg_catalog.pg_extension_config_dump('sentinai.usage_type', 'WHERE NOT builtin');
 
 INSERT INTO sentinai.usage_type (metric_type, unit, snapshot, description, builtin) VALUES
-	('api_calls', 'call', false, 'A call of the HTTP interface, as whoever serves it counts it.', true),
+	('api_calls', 'call', false, 'A call of the HTTP interface, refused ones too. The resource is its method and path.', true),
 	('events', 'event', false, 'A worker type has finished an event: handled it, or logged it as the topic''s owner where it has no handler. The resource is worker type/event type.', true),
 	('exceptions', 'exception', false, 'A new exception. The resource is its domain.', true),
 	('reports', 'report', false, 'A report that was made. The resource is its type.', true),
@@ -239,11 +239,8 @@ COMMENT ON FUNCTION sentinai.usage_lost() IS
 -- ---- what the functions below check ----
 
 CREATE FUNCTION sentinai.usage_clock() RETURNS timestamptz
-	LANGUAGE sql VOLATILE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-	SELECT coalesce(nullif(current_setting('sentinai.test_clock'), '')::timestamptz, clock_timestamp())
-$$;
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_clock';
 COMMENT ON FUNCTION sentinai.usage_clock() IS 'Internal: now, or sentinai.test_clock.';
 
 CREATE FUNCTION sentinai.usage_check_type(metric_type text) RETURNS void

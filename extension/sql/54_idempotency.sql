@@ -141,10 +141,12 @@ CREATE FUNCTION sentinai.idempotency_take(
 DECLARE
 	k			sentinai.idempotency_key;
 	new_token	uuid := CASE WHEN lease IS NOT NULL THEN gen_random_uuid() END;
+	clock		timestamptz;
 BEGIN
 	LOOP
-		INSERT INTO sentinai.idempotency_key (tenant_id, scope, key, request_hash, token, lease_until)
-		VALUES ($1, $2, $3, $4, new_token, clock_timestamp() + lease)
+		clock := sentinai.usage_clock();
+		INSERT INTO sentinai.idempotency_key (tenant_id, scope, key, request_hash, token, lease_until, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, new_token, clock + lease, clock, clock)
 		ON CONFLICT DO NOTHING;
 		IF FOUND THEN
 			state := 'new';
@@ -170,7 +172,7 @@ BEGIN
 				MESSAGE = format('idempotency key "%s" is in flight', $3),
 				DETAIL = 'It was begun by this very transaction.',
 				HINT = 'Call idempotency_complete() before you begin with the same key again.';
-		ELSIF k.lease_until > clock_timestamp() THEN
+		ELSIF k.lease_until > sentinai.usage_clock() THEN
 			RAISE EXCEPTION USING
 				ERRCODE = 'SN060',
 				MESSAGE = format('idempotency key "%s" is in flight', $3),
@@ -179,9 +181,9 @@ BEGIN
 		END IF;
 
 		UPDATE sentinai.idempotency_key i
-		   SET token = new_token, lease_until = clock_timestamp() + lease, attempts = i.attempts + 1, updated_at = clock_timestamp()
+		   SET token = new_token, lease_until = sentinai.usage_clock() + lease, attempts = i.attempts + 1, updated_at = sentinai.usage_clock()
 		 WHERE (i.tenant_id, i.scope, i.key) = ($1, $2, $3) AND i.status = 'running' AND i.token = k.token
-		   AND i.lease_until <= clock_timestamp();
+		   AND i.lease_until <= sentinai.usage_clock();
 		IF FOUND THEN
 			state := 'taken_over';
 			token := new_token;
@@ -289,7 +291,7 @@ BEGIN
 			HINT = 'It is at most 1 MiB of JSON, which may be ''null''; what is larger belongs into a table, and its id into the response.';
 	END IF;
 	UPDATE sentinai.idempotency_key i
-	   SET status = 'done', response = $4, updated_at = CASE WHEN i.token IS NULL THEN i.updated_at ELSE clock_timestamp() END
+	   SET status = 'done', response = $4, updated_at = CASE WHEN i.token IS NULL THEN i.updated_at ELSE sentinai.usage_clock() END
 	 WHERE (i.tenant_id, i.scope, i.key) = ($1, $2, $3) AND i.status = 'running' AND i.token IS NOT DISTINCT FROM $5;
 	IF FOUND THEN
 		RETURN $4;
@@ -315,7 +317,7 @@ DECLARE
 	ends	timestamptz;
 BEGIN
 	PERFORM sentinai.tenant_check($1), sentinai.idempotency_check_key($2, $3), sentinai.idempotency_check_lease($5);
-	UPDATE sentinai.idempotency_key i SET lease_until = clock_timestamp() + $5, updated_at = clock_timestamp()
+	UPDATE sentinai.idempotency_key i SET lease_until = sentinai.usage_clock() + $5, updated_at = sentinai.usage_clock()
 	 WHERE (i.tenant_id, i.scope, i.key) = ($1, $2, $3) AND i.status = 'running' AND i.token = $4
 	RETURNING i.lease_until INTO ends;
 	IF NOT FOUND THEN
@@ -355,8 +357,8 @@ DECLARE
 BEGIN
 	DELETE FROM sentinai.idempotency_key d USING (
 		SELECT k.tenant_id, k.scope, k.key FROM sentinai.idempotency_key k
-		 WHERE k.updated_at < clock_timestamp() - current_setting('sentinai.idempotency_retention')::interval
-		   AND (k.status = 'done' OR k.lease_until < clock_timestamp())
+		 WHERE k.updated_at < sentinai.usage_clock() - current_setting('sentinai.idempotency_retention')::interval
+		   AND (k.status = 'done' OR k.lease_until < sentinai.usage_clock())
 		 ORDER BY k.updated_at LIMIT most
 		   FOR UPDATE SKIP LOCKED) AS old
 	 WHERE (d.tenant_id, d.scope, d.key) = (old.tenant_id, old.scope, old.key);

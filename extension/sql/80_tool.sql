@@ -82,5 +82,37 @@ CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.tool_execution_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.tool_execution REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_changed('tool_execution_event', 'execution_id', 'id', 'ToolExecutionChanged');
+
+CREATE FUNCTION sentinai.tool_execution_count() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	called	record;
+BEGIN
+	IF TG_OP = 'INSERT' THEN
+		-- Not of a restore, which brings created_at.
+		SELECT array_agg(n.tenant_id) AS tenants, array_agg(left(n.tool_id, 63)) AS tools INTO called
+		  FROM new_rows n
+		 WHERE n.status <> 'requested' AND n.created_at = now();
+	ELSE
+		SELECT array_agg(n.tenant_id) AS tenants, array_agg(left(n.tool_id, 63)) AS tools INTO called
+		  FROM new_rows n JOIN old_rows o USING (tenant_id, id)
+		 WHERE n.status <> 'requested' AND o.status = 'requested';
+	END IF;
+	IF called.tenants IS NOT NULL THEN
+		PERFORM sentinai.usage_record_batch(called.tenants, 'tool_executions', called.tools,
+			array_fill(1::bigint, ARRAY[cardinality(called.tenants)]));
+	END IF;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.tool_execution_count() IS
+	'Trigger: a tool that is called, which is when its execution is requested no more, is usage (tool_executions) of its tenant, in the same transaction.';
+CREATE TRIGGER usage_inserted AFTER INSERT ON sentinai.tool_execution REFERENCING NEW TABLE AS new_rows
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.tool_execution_count();
+CREATE TRIGGER usage_updated AFTER UPDATE ON sentinai.tool_execution REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.tool_execution_count();
+
 SELECT sentinai.legal_hold_protect('sentinai.tool_execution', 'created_at', 'recorded_at');
 SELECT sentinai.legal_hold_protect('sentinai.tool_execution_event', 'created_at', 'recorded_at');
