@@ -87,6 +87,7 @@ TAP = \
 	210_docs \
 	220_capacity \
 	400_http_paths \
+	401_http_answers \
 	411_http_token \
 	300_torture \
 	310_points
@@ -101,6 +102,7 @@ GENERAL = \
 	docs \
 	dump \
 	fence \
+	http_answers \
 	http_paths \
 	json \
 	kill \

@@ -1,0 +1,305 @@
+# What HTTP answers when all is not well: bad input, the limit, a key that is used twice, at once, or with the line cut;
+# and what it must get right in between: encodings, pages, headers.
+use lib 'test/perl';
+use Sentinai::Test;
+use IO::Socket::INET;
+use JSON::PP;
+use IO::Uncompress::Gunzip qw(gunzip);
+
+my $t = Sentinai::Test->new(settings => 'sentinai.maintenance_interval = 50ms');
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED');
+INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, exception_id, worker_type, step, error_type, error_message,
+							   fingerprint, original_topic, original_partition, original_offset, payload, payload_raw, created_at)
+SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 40 THEN 'TENANT_002' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle',
+	   'timeout', 'downstream timed out', 'f', 'exceptions', 0, n, '{"secret": 1}', '\x7b7d', now() - (n / 3) * interval '1 minute'
+  FROM generate_series(1, 45) n;
+SELECT rate_limit_set('TENANT_001', 'api_requests', 100000);
+SELECT rate_limit_set('LIMITED', 'api_requests', 3, 3600), rate_limit_set('TENANT_002', 'report_generations', 1, 86400);
+SQL
+my $h = $t->http;
+my $operator = $h->token('sentinai_operator', 'TENANT_001', 'ann@example.com');
+my $neighbour = $h->token('sentinai_operator', 'TENANT_002', 'bob@example.com');
+my $admin = $h->token('sentinai_admin', undef, 'root@example.com');
+
+# ---------------------------------------------------------------- bad input is never our fault
+
+my $long = 'x' x (3 * 1024 * 1024);
+my @bad = (
+	# method, path, body, status
+	[ GET => '/', undef, 404 ],
+	[ GET => '/rpc/dlq_list', undef, 404 ],
+	[ GET => '/ops', undef, 404 ],
+	[ GET => '/ops/dlq/x', undef, 404 ],
+	[ GET => '/ops/dlq/1/../2', undef, 404 ],
+	[ GET => '/ops//dlq', undef, 404 ],
+	[ GET => '/ops/dlq?limit=0', undef, 422 ],
+	[ GET => '/ops/dlq?limit=1001', undef, 422 ],
+	[ GET => '/ops/dlq?limit=ten', undef, 400 ],
+	[ GET => '/ops/dlq?limit=99999999999999999999', undef, 400 ],
+	[ GET => '/ops/dlq?offset=-1', undef, 422 ],
+	[ GET => '/ops/dlq?order=sideways', undef, 422 ],
+	[ GET => '/ops/dlq?after=yesterday', undef, 422 ],
+	[ GET => '/ops/dlq?after=2025-13-45T99:99:99.000000Z_1', undef, 422 ],
+	[ GET => '/ops/dlq?after=2025-01-01T00:00:00.000000Z_x', undef, 422 ],
+	[ GET => "/ops/dlq?status=%27%3B--", undef, 422 ],
+	[ GET => '/ops/dlq/99999999999999999999', undef, 400 ],
+	[ GET => '/ops/dlq/-1', undef, 404 ],
+	[ GET => '/ops/dlq?tenant_id=%FF', undef, 400 ],
+	[ GET => "/ops/dlq?tenant_id=\xff", undef, 400 ],
+	[ GET => '/api/exceptions/TENANT_001/%FF/trace', undef, 400 ],
+	[ GET => '/api/exceptions/%C3%28/events', undef, 400 ],
+	[ GET => '/api/exceptions/a%00b/events', undef, 400 ],
+	[ GET => '/ops/dlq?' . ('a' x 20000), undef, 414 ],
+	[ POST => '/ops/dlq/1/retry', '{', 400 ],
+	[ POST => '/ops/dlq/1/retry', '[1]', 400 ],
+	[ POST => '/ops/dlq/1/retry', '"text"', 400 ],
+	[ POST => '/ops/dlq/1/retry', 'null', 400 ],
+	[ POST => '/ops/dlq/1/retry', "{\"reason\": \"\xff\"}", [ 400, 422 ] ],
+	[ POST => '/ops/dlq/1/retry', '{"reason": "a\u0000b"}', [ 400, 422 ] ],
+	[ POST => '/ops/dlq/1/retry', '{"reason": "\ud800"}', [ 400, 422 ] ],
+	[ POST => '/ops/dlq/1/retry', '{"reason": 7}', 422 ],
+	[ POST => '/ops/dlq/1/retry?actor=%ff', '{}', 400 ],
+	[ POST => '/ops/dlq/99999999999999999999/retry', '{}', 422 ],
+	[ POST => '/ops/dlq/1/discard', '{}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{"dlq_ids": []}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{"dlq_ids": [1.5]}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{"dlq_ids": ["1"]}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{"dlq_ids": {"a": 1}}', 422 ],
+	[ POST => '/ops/dlq/retry-batch', '{"dlq_ids": [' . join(',', 1 .. 1001) . ']}', 422 ],
+	[ POST => '/ops/dlq/1/retry', "{\"reason\": \"$long\"}", 413 ],
+	[ POST => '/audit/reports', '{}', 422 ],
+	[ POST => '/audit/reports', '{"report_type": "nonsense", "title": "t", "format": "csv"}', 422 ],
+	[ POST => '/audit/reports', '{"report_type": "exception_activity", "title": "t", "format": "xls"}', 422 ],
+	[ POST => '/audit/reports', '{"report_type": "exception_activity", "title": "t", "format": "csv", "parameters": []}', 422 ],
+	[ POST => '/audit/reports', '{"report_type": "exception_activity", "title": "t", "format": "csv", "parameters": {"from_date": "soon", "to_date": "2025-01-01"}}', 422 ],
+	[ GET => '/audit/reports?page=0', undef, 422 ],
+	[ GET => '/audit/reports?page_size=9999', undef, 422 ],
+	[ GET => '/audit/reports/nothing', undef, 404 ],
+	[ GET => '/audit/reports/nothing/download', undef, 404 ],
+	[ GET => '/audit/reports/nothing/download?token=x', undef, 403 ],
+	[ GET => '/usage/summary?period=century', undef, 422 ],
+	[ GET => '/usage/details?from_date=soon', undef, 400 ],
+	[ GET => '/usage/details?granularity=second', undef, 422 ],
+	[ GET => '/usage/export?format=xls', undef, 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": 5}', 403 ],
+	[ POST => '/api/exceptions/TENANT_001', '{"severity": "high", "tenant_id": "TENANT_002"}', 422 ],
+	[ POST => '/api/exceptions/TENANT_001', '{"event_type": "PlaybookCompleted", "payload": {}}', 422 ],
+	[ POST => '/api/exceptions/TENANT_001', '{"payload": {}, "version": "x"}', 422 ],
+	[ POST => '/api/exceptions/TENANT_002', '{}', 403 ],
+	[ POST => '/api/exceptions/NOBODY', '{}', 403 ]);
+for my $case (@bad)
+{
+	my ($method, $path, $body, $status) = @$case;
+	my $shown = substr("$method $path " . ($body // ''), 0, 100) =~ s/[^ -~]/?/gr;
+	my $answer = $h->request($method, $path, token => $operator, defined $body ? (body => $body) : ());
+	my @may = ref $status ? @$status : $status;
+	ok((grep { $_ == $answer->{status} } @may), "$shown: @may") or diag("$answer->{status} $answer->{body}");
+	ok($answer->{json} && defined $answer->{json}{code} && exists $answer->{json}{message} && exists $answer->{json}{details} && exists $answer->{json}{hint},
+		"$shown: code, message, details, hint") or diag($answer->{body});
+}
+for my $case (
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests"}', 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": 0}', 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": "many"}', 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": 5, "window_seconds": 9999999999}', 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": 5, "enabled": "maybe"}', 422 ],
+	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "nonsense", "limit_value": 5}', 422 ],
+	[ PUT => '/admin/rate-limits/NOBODY', '{"limit_type": "api_requests", "limit_value": 5}', 404 ],
+	[ GET => '/admin/rate-limits/NOBODY', undef, 404 ],
+	[ DELETE => '/admin/rate-limits/TENANT_001', undef, 422 ],
+	[ GET => '/usage/summary', undef, 422 ],
+	[ POST => '/api/admin/dlq/replay', '{}', 422 ],
+	[ POST => '/api/admin/dlq/replay?tenant_id=NOBODY', '{}', 404 ])
+{
+	my ($method, $path, $body, $status) = @$case;
+	my $answer = $h->request($method, $path, token => $admin, defined $body ? (body => $body) : ());
+	is($answer->{status}, $status, "the admin's $method $path " . ($body // '') . ": $status") or diag($answer->{body});
+}
+is($h->get('/ops/dlq', token => 'no.such.token')->{status}, 401, 'a token that is none');
+is($h->get('/ops/dlq', token => $h->token('sentinai_viewer', 'TENANT_001', 'ann', seconds => -60))->{status}, 401, 'one that has expired');
+is($h->post('/ops/dlq/1/retry', token => $h->token('sentinai_viewer', 'TENANT_001'))->{status}, 403, 'a viewer changes nothing');
+is($h->get('/ops/dlq', token => $h->token('sentinai_operator'))->{status}, 403, 'an operator without a tenant sees nothing');
+
+# Another's answers as none at all, to the letter
+for my $path ('/ops/dlq/%s', '/ops/dlq/%s/history')
+{
+	my ($theirs, $none) = map { $h->get(sprintf($path, $_), token => $operator)->{body} =~ s/\b$_\b/N/gr } 45, 4711;
+	is($theirs, $none, "$path: a neighbour's id is one that does not exist");
+}
+for my $verb ('retry', 'discard')
+{
+	my ($theirs, $none) = map { $h->post("/ops/dlq/$_/$verb", token => $operator, body => { reason => 'x' })->{body} =~ s/\b$_\b/N/gr } 45, 4711;
+	is($theirs, $none, "$verb: the same");
+}
+is($t->sql("SELECT count(*) FROM sentinai.dead_letter_queue WHERE status <> 'pending'"), 0, 'nothing of all that has changed a dead letter');
+
+# ---------------------------------------------------------------- encodings
+
+my $odd = "EXC/1+2 \x{fc}\x{4e16}\x{1f600}?&#%=\"'";
+utf8::encode(my $bytes = $odd);
+my $encoded = $bytes =~ s/([^A-Za-z0-9_.~-])/sprintf '%%%02X', ord $1/ger;
+my $made = $h->post('/api/exceptions/TENANT_001', token => $operator, body => { exception_id => $odd, severity => 'high', note => $odd });
+is_deeply([ $made->{status}, $made->{json}{exception_id} ], [ 202, $odd ], 'an exception with an id of any characters');
+is($made->{headers}{location}, "/api/exceptions/TENANT_001/$encoded/trace", 'Location is percent-encoded');
+is($h->get($made->{headers}{location}, token => $operator)->{json}{items}[0]{event_id}, $made->{json}{event_id}, 'and leads to it');
+is($h->get("/api/exceptions/$encoded/events", token => $operator)->{json}{total}, 1, 'its events, too');
+is($t->sql("SELECT payload->>'note' FROM sentinai.event_log WHERE event_id = '$made->{json}{event_id}'"), $bytes, 'the payload is as it was sent');
+is($h->get("/api/exceptions/$encoded/events", token => $neighbour)->{status}, 404, 'for its tenant only');
+is($h->post("/ops/dlq/1/discard?actor=$encoded", token => $operator, body => { reason => $odd, actor => 'the query counts' })->{json}{discarded_by}, $odd,
+	'actor= of any characters');
+is(join('|', @{ ($t->rows('SELECT reason, actor FROM sentinai.dlq_history WHERE dlq_id = 1 ORDER BY id DESC LIMIT 1'))[0] }), "$bytes|$bytes", 'stored as claimed');
+unlike($t->sql('SELECT authenticated FROM sentinai.dlq_history WHERE dlq_id = 1 ORDER BY id DESC LIMIT 1'), qr/EXC/, 'beside who was authenticated');
+is($h->post('/ops/dlq/2/retry', token => $operator, body => '{"reason": "as curl -d sends it"}',
+	headers => { 'Content-Type' => 'application/x-www-form-urlencoded' })->{status}, 200, 'a body is JSON, whatever it is called');
+like($h->raw("POST /ops/dlq/3/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a POST without a body');
+like($h->raw("POST /ops/dlq/4/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\nTransfer-Encoding: chunked\r\n\r\n"
+		. "e\r\n{\"reason\": \"in\r\n9\r\n pieces\"}\r\n0\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a body in chunks');
+
+# ---------------------------------------------------------------- headers that must not reach PostgREST
+
+my %evil = ('Accept-Profile' => 'sentinai', 'Content-Profile' => 'sentinai', 'X-Sentinai-Args' => 'id=45&tenant_id=TENANT_002&',
+	Prefer => 'params=single-object, tx=rollback', Range => '0-0', Accept => 'application/vnd.pgrst.object+json');
+my $plain = $h->get('/ops/dlq/5', token => $operator);
+is($h->get('/ops/dlq/5', token => $operator, headers => \%evil)->{body}, $plain->{body}, 'no header changes what a path means');
+is($h->post('/ops/dlq/5/retry', token => $operator, body => {}, headers => \%evil)->{json}{id}, 5, 'nor what a POST does');
+is($t->sql('SELECT status FROM sentinai.dead_letter_queue WHERE id = 5'), 'retrying', 'nor undoes it');
+my $big = $h->get('/ops/dlq?limit=30', token => $operator, headers => { 'Accept-Encoding' => 'gzip', Origin => 'https://ops.example.com' });
+is($big->{headers}{'content-encoding'}, 'gzip', 'a long answer is compressed');
+gunzip(\$big->{body} => \my $unpacked);
+is(scalar @{ decode_json($unpacked)->{items} }, 30, 'and whole');
+is($big->{headers}{'access-control-allow-origin'}, '*', 'any page may read it');
+like($big->{headers}{'access-control-expose-headers'}, qr/Retry-After/, 'with its headers');
+
+# ---------------------------------------------------------------- pages
+
+my (@seen, $after);
+do
+{
+	my $p = $h->get('/ops/dlq?limit=7' . ($after ? "&after=$after" : ''), token => $operator)->{json};
+	push @seen, map { $_->{id} } @{ $p->{items} };
+	$after = $p->{next_after};
+} while ($after);
+is("@seen", $t->sql("SELECT string_agg(id::text, ' ' ORDER BY created_at DESC, id DESC) FROM sentinai.dead_letter_queue WHERE tenant_id = 'TENANT_001'"),
+	'page by page, each dead letter once, those of one moment too');
+my @offset = map { map { $_->{id} } @{ $h->get("/ops/dlq?limit=13&order=asc&offset=$_", token => $operator)->{json}{items} } } 0, 13, 26, 39, 52;
+is("@offset", join(' ', reverse @seen), 'the same by offset, from the other end');
+
+# ---------------------------------------------------------------- the limit
+
+my $limited = $h->token('sentinai_viewer', 'LIMITED');
+my $first = $h->get('/ops/dlq/stats', token => $limited);
+like($first->{headers}{ratelimit}, qr/^"api_requests";r=2;t=\d+$/, 'RateLimit');
+is($first->{headers}{'ratelimit-policy'}, '"api_requests";q=3;w=3600', 'RateLimit-Policy');
+like($h->get('/ops/dlq?limit=0', token => $limited)->{headers}{ratelimit}, qr/r=1;/, 'an error has them too, and is charged');
+$h->post('/api/admin/dlq/replay', token => $limited);
+my $refused = $h->get('/ops/dlq/stats', token => $limited);
+is_deeply([ $refused->{status}, $refused->{reason} ], [ 429, 'Too Many Requests' ], 'then no more');
+is($refused->{body} =~ s/"reset_at" : "20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"/RESET/r,
+	'{"detail" : "Rate limit exceeded: api_requests (3/3600s)", "limit_type" : "api_requests", "limit" : 3, "current" : 4, RESET}', 'with the runbook\'s body');
+like($refused->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'Retry-After in whole seconds');
+like($refused->{headers}{ratelimit}, qr/^"api_requests";r=0;t=\d+$/, 'RateLimit says when');
+is($refused->{headers}{'cache-control'}, 'no-store', 'nobody keeps it');
+is($h->head('/ops/dlq/stats', token => $limited)->{status}, 429, 'HEAD is charged, in its read only transaction');
+is($h->post('/ops/dlq/1/retry', token => $limited)->{status}, 429, 'POST is');
+is($h->get('/health', token => $limited)->{status}, 429, 'and what would need no token');
+is($h->get('/health')->{status}, 200, 'which without one is not');
+is($h->get('/usage/rate-limits?tenant_id=LIMITED', token => $admin)->{json}{statuses}[0]{current}, 7, 'refused ones count, too');
+is($h->get('/ops/dlq/stats?tenant_id=LIMITED', token => $admin)->{headers}{ratelimit}, undef, 'the admin has no limit');
+is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 3600, enabled => \0 })->{status}, 200,
+	'the runbook\'s reset: disabled');
+is($h->get('/ops/dlq/stats', token => $limited)->{status}, 200, 'nothing is limited');
+is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 3600, enabled => \1 })->{status}, 200,
+	'and enabled');
+like($h->get('/ops/dlq/stats', token => $limited)->{headers}{ratelimit}, qr/r=999;/, 'counts from zero');
+
+my $january = { report_type => 'exception_activity', title => 'January', format => 'csv', parameters => { from_date => '2025-01-01', to_date => '2025-01-31' } };
+is($h->post('/audit/reports', token => $neighbour, body => $january)->{status}, 202, 'one report a day');
+my $second = $h->post('/audit/reports', token => $neighbour, body => $january);
+is_deeply([ $second->{status}, $second->{json}{limit_type} ], [ 429, 'report_generations' ], 'not two: the same answer');
+like($second->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'with Retry-After');
+$t->wait_for_sql(q{SELECT (sentinai.usage_summary('LIMITED', 'day')->'totals'->>'api_calls')::integer}, '9', name => 'calls are usage');
+
+# ---------------------------------------------------------------- Idempotency-Key
+
+my $history = sub { $t->sql("SELECT count(*) FROM sentinai.dlq_history WHERE dlq_id = $_[0] AND action = 'retry'") };
+my $retry = sub { my ($id, $key, %more) = @_; return $h->post("/ops/dlq/$id/retry", token => $operator, body => { reason => 'once' }, headers => { 'Idempotency-Key' => $key }, %more) };
+
+my $done = $retry->(10, 'twice');
+my $again = $retry->(10, 'twice');
+is_deeply([ $done->{status}, $done->{headers}{'idempotency-replayed'}, $history->(10) ], [ 200, undef, 1 ], 'a retry with a key');
+is_deeply([ @$again{qw(status body)}, $again->{headers}{'idempotency-replayed'} ], [ @$done{qw(status body)}, 'true' ], 'the same request: the same bytes again');
+is($history->(10), 1, 'and nothing done');
+is($retry->(10, '"twice"')->{body}, $done->{body}, 'a key in quotes is the same key');
+is($retry->(11, 'twice')->{json}{code}, 'SN061', 'another path: 422');
+is($h->post('/ops/dlq/10/retry', token => $operator, body => { reason => 'another' }, headers => { 'Idempotency-Key' => 'twice' })->{status}, 422, 'another body: 422');
+is($h->post('/ops/dlq/43/retry', token => $neighbour, body => { reason => 'once' }, headers => { 'Idempotency-Key' => 'twice' })->{status}, 200, 'another tenant has keys of its own');
+is($retry->(10, 'x' x 256)->{status}, 422, 'a key has at most 255 bytes');
+is($retry->(10, 'refused')->{status}, 409, 'a refused request');
+is($retry->(10, 'refused')->{status}, 409, 'is refused again, and not from memory');
+for my $case (
+	[ '/ops/dlq/retry-batch', { dlq_ids => [ 20, 21 ] } ], [ '/ops/dlq/22/discard', { reason => 'gone' } ], [ '/api/admin/dlq/23/replay', {} ],
+	[ '/audit/reports', $january ], [ '/api/exceptions/TENANT_001', { severity => 'low' } ], [ '/api/admin/dlq/replay?tenant_id=TENANT_002', {}, $neighbour ])
+{
+	my ($path, $body, $token) = @$case;
+	my @answers = map { $h->post($path, token => $token // $operator, body => $body, headers => { 'Idempotency-Key' => "key of $path" }) } 1, 2;
+	is($answers[1]{headers}{'idempotency-replayed'}, 'true', "$path: keeps its answer");
+	is_deeply([ @{ $answers[1] }{qw(status body)} ], [ @{ $answers[0] }{qw(status body)} ], "$path: and gives it again");
+	is($answers[1]{headers}{location}, $answers[0]{headers}{location}, "$path: with Location, where there is one");
+}
+is($t->sql("SELECT count(*) FROM sentinai.audit_report WHERE tenant_id = 'TENANT_001'"), 1, 'one report');
+
+# At once: the first stands at the dead letter's row, which somebody else has locked.
+my $lock = sub { my ($id) = @_; my $s = $t->session; $s->sql('BEGIN'); $s->sql("SELECT FROM sentinai.dead_letter_queue WHERE id = $id FOR UPDATE"); return $s };
+my $waiting = q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'authenticator' AND wait_event_type = 'Lock'};
+my $holder = $lock->(30);
+my $child = open(my $from_child, '-|') // die "fork: $!";
+if (!$child)
+{
+	my $answer = $retry->(30, 'at once');
+	print "$answer->{status} $answer->{body}";
+	close STDOUT;
+	POSIX::_exit(0);
+}
+$t->wait_for_sql($waiting, 1, name => 'the first request is under way');
+my $meanwhile = $retry->(30, 'at once');
+is_deeply([ $meanwhile->{status}, $meanwhile->{json}{code} ], [ 409, 'SN060' ], 'the second is told so, and does not wait');
+$holder->sql('COMMIT');
+my $answer_of_first = join '', <$from_child>;
+close $from_child;
+like($answer_of_first, qr/^200 /, 'the first ends well');
+is("200 " . $retry->(30, 'at once')->{body}, $answer_of_first, 'and whoever asks now has its answer');
+is($history->(30), 1, 'one retry');
+
+# The line is cut in the middle, at the client's end, and at ours: whoever doesn't know asks again.
+for my $end ('the client', 'PostgREST')
+{
+	my $id = $end eq 'PostgREST' ? 32 : 31;
+	my $key = "cut by $end";
+	my $body = '{"reason":"once"}';
+	$holder = $lock->($id);
+	my ($address) = $h->url =~ m{//(.*)};
+	my $socket = IO::Socket::INET->new(PeerAddr => $address) or die "$address: $@";
+	print {$socket} "POST /ops/dlq/$id/retry HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer $operator\r\nIdempotency-Key: $key\r\nContent-Length: "
+	  . length($body) . "\r\n\r\n$body";
+	$t->wait_for_sql($waiting, 1, name => "a request is under way when $end goes");
+	if ($end eq 'PostgREST')
+	{
+		$h->http('kill');
+		$holder->sql('COMMIT');
+		$t->wait_for_sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'authenticator'}, 0);
+		$h->http('start');
+	}
+	else
+	{
+		close $socket;
+		$holder->sql('COMMIT');
+		$t->wait_for_sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'authenticator' AND state <> 'idle'}, 0);
+	}
+	is($retry->($id, $key)->{status}, 200, 'asked again it is done, or was');
+	is($retry->($id, $key)->{headers}{'idempotency-replayed'}, 'true', 'and known from then on');
+	is($history->($id), 1, 'once');
+}
+done_testing();
