@@ -127,6 +127,22 @@ INSERT INTO scope_test.trick (name, before, command) VALUES
 	('dead letters', NULL, 'SELECT count(*) FROM sentinai.dlq_list() WHERE tenant_id <> $1'),
 	('consumes', $$SELECT sentinai.consume('scope', 'scope', '{}'::sentinai.record[])$$, 'SELECT 0 WHERE $1 IS NOT NULL'),
 	('binds its role', $$SELECT sentinai.tenant_role_add('sentinai_tenant_handler', '*')$$, 'SELECT 0 WHERE $1 IS NOT NULL'),
+	('own limit', NULL, 'SELECT sentinai.rate_limit_allowed($1, ''api_requests'')'),
+	('limit of another', NULL, 'SELECT sentinai.rate_limit_allowed(''scope_c'', ''api_requests'') WHERE $1 IS NOT NULL'),
+	('limits of another', NULL, 'SELECT allowed FROM sentinai.rate_limit_check_all(''scope_c'', ''{api_requests}'') WHERE $1 IS NOT NULL'),
+	('limits of several', NULL, 'SELECT count(*) FROM sentinai.rate_limit_check_batch(ARRAY[$1, ''scope_c''], ''api_requests'')'),
+	('looks at another''s', NULL, 'SELECT allowed FROM sentinai.rate_limit_peek(''scope_c'', ''api_requests'') WHERE $1 IS NOT NULL'),
+	('gives back for another', NULL, 'SELECT length(sentinai.rate_limit_refund(''scope_c'', ''api_requests'')::text) WHERE $1 IS NOT NULL'),
+	('no such tenant', NULL, 'SELECT sentinai.rate_limit_allowed(''scope_none'', ''api_requests'') WHERE $1 IS NOT NULL'),
+	('own usage', NULL, 'SELECT length(sentinai.usage_record($1, ''tool_executions'')::text)'),
+	('usage of another', NULL, 'SELECT length(sentinai.usage_record(''scope_c'', ''tool_executions'')::text) WHERE $1 IS NOT NULL'),
+	('usage of several', NULL, $$SELECT length(sentinai.usage_record_batch(ARRAY[$1, 'scope_c'], 'tool_executions', ARRAY['', ''], ARRAY[1, 1])::text)$$),
+	('key of another', NULL, 'SELECT state FROM sentinai.idempotency_begin(''scope_c'', ''s'', ''k'', ''{}'', lease => ''1 min'') WHERE $1 IS NOT NULL'),
+	('answers another''s', NULL, 'SELECT sentinai.idempotency_complete(''scope_c'', ''s'', ''k'', ''{}'') WHERE $1 IS NOT NULL'),
+	('exceptions', NULL, 'SELECT count(*) FROM sentinai.exceptions WHERE tenant_id <> $1'),
+	('own exceptions', NULL, 'SELECT count(*) FROM sentinai.exceptions WHERE tenant_id = $1'),
+	('payload of another', NULL, 'SELECT count(*) FROM sentinai.dlq_payloads(''{1,2,3}'') WHERE $1 IS NOT NULL'),
+	('tells who it is', NULL, 'SELECT sentinai.caller_sees_all() OR sentinai.current_tenant() IS DISTINCT FROM $1'),
 	('statistics', NULL, $$SELECT count(*) FROM pg_stats WHERE schemaname = 'scope_test' AND tablename = 'account' AND $1 IS NOT NULL$$),
 	('other sessions', NULL, 'SELECT count(*) FROM pg_stat_activity WHERE query LIKE ''%scope%'' AND $1 IS NOT NULL'),
 	-- What one tenant's call leaves, the next one's finds: nothing.
@@ -190,6 +206,9 @@ CREATE CONSTRAINT TRIGGER late AFTER INSERT ON scope_test.log DEFERRABLE INITIAL
 	FOR EACH ROW WHEN (NEW.trick = 'call') EXECUTE FUNCTION scope_test.late();
 
 SELECT handler_add('scope', 'ScopeTry', 'scope_test.try', scope => 'tenant');
+-- Where an admin grants tables of ours, their own row security does the same.
+GRANT SELECT ON exceptions TO sentinai_tenant_handler;
+INSERT INTO exceptions (tenant_id, exception_id) VALUES ('scope_a', 'X'), ('scope_b', 'X'), ('scope_c', 'X');
 CREATE TABLE before AS SELECT * FROM scope_test.account;
 -- In the same batch, even with the keys of one tenant in the other's.
 SELECT pg_temp.send('scope_a a1 ScopeTry E', 'scope_b b1 ScopeTry E', 'scope_a a2 ScopeTry F', 'scope_b b2 ScopeTry E');
@@ -274,6 +293,8 @@ GRANT TRUNCATE ON scope_test.account TO sentinai_tenant_handler;
 SELECT object, problem, mend FROM tenant_scope_holes() WHERE object LIKE 'scope_test.%' ORDER BY 1, 2;
 
 SELECT handler_remove('scope', t) FROM unnest(ARRAY['ScopeTry', 'ScopePlain', 'ScopeSet', 'ScopeAll']) t;
+REVOKE SELECT ON exceptions FROM sentinai_tenant_handler;
+DELETE FROM exceptions WHERE tenant_id LIKE 'scope\__';
 SET client_min_messages = warning;
 DROP SCHEMA scope_test CASCADE;
 DROP TABLE before;
