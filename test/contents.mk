@@ -88,7 +88,9 @@ TAP = \
 	220_capacity \
 	400_http_paths \
 	401_http_answers \
+	410_http_leak \
 	411_http_token \
+	412_caller_leak \
 	300_torture \
 	310_points
 
