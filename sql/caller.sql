@@ -212,6 +212,17 @@ RESET ROLE;
 ANALYZE regress_call.trap;
 SELECT DISTINCT who = session_user AS as_us, tenant, sees_all FROM regress_call.seen;
 
+-- COPY obeys row security as SELECT does, and doesn't write past it
+INSERT INTO exceptions (tenant_id, exception_id) VALUES ('CALL_B', 'CALL_EXC_B'), ('CALL_C', 'CALL_EXC_C');
+SET ROLE regress_call_b;
+COPY exceptions (tenant_id, exception_id) TO STDOUT;
+COPY (SELECT tenant_id, exception_id FROM exception) TO STDOUT;
+COPY exceptions (tenant_id, exception_id) FROM STDIN;
+CALL_C	CALL_EXC_D
+\.
+RESET ROLE;
+DELETE FROM exceptions WHERE exception_id ~ '^CALL_';
+
 DROP SCHEMA regress_call CASCADE;
 -- the roles go, the bindings stay until they are taken away
 DROP OWNED BY regress_call_a, regress_call_b, regress_call_several, regress_call_staff, regress_call_none, regress_call_admin, regress_call_later, authenticator;
