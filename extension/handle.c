@@ -461,18 +461,13 @@ same_scope(const Slice *slice, const SnHandler *handler, const char *tenant)
 
 /*
  * Ends what the last calls did under one role, and one tenant, if any: afterwards nothing of it is left for others to run, or
- * to read. more: other calls follow in this slice.
+ * to read, in this slice or the next.
  */
 static void
-end_scope(Slice *slice, bool more)
+end_scope(Slice *slice)
 {
-	if (slice->handler == NULL)
-		return;
 	slice->calling = -1;
 	fire_deferred(slice->handler, slice->tenant);
-	if (!more)
-		return;
-	restore_constraints();
 	if (slice->batch->worker_type->has_tenant_scope)
 	{
 		sn_tenant_scope_close_cursors();
@@ -483,8 +478,11 @@ end_scope(Slice *slice, bool more)
 static void
 begin_scope(Slice *slice, SnHandler *handler, const char *tenant)
 {
-	if (!same_scope(slice, handler, tenant))
-		end_scope(slice, true);
+	if (slice->handler != NULL && !same_scope(slice, handler, tenant))
+	{
+		end_scope(slice);
+		restore_constraints();
+	}
 	slice->handler = handler;
 	slice->tenant = tenant;
 }
@@ -576,7 +574,8 @@ run_waves(Slice *slice)
 	slice->tenant = NULL;
 	for (int wave = 0; wave < waves; wave++)
 		run_wave(slice, wave);
-	end_scope(slice, false);
+	if (slice->handler != NULL)
+		end_scope(slice);
 }
 
 /* What an error says of the event that met it. Cancellations and class stop are not the event's: they go on up. */
@@ -893,8 +892,6 @@ clean_session(SnBatch *batch)
 {
 	for (SnHandler *handler = batch->worker_type->handlers; handler != NULL; handler = handler->next)
 		drop_temporary_objects(handler->role_name);
-	if (batch->worker_type->has_tenant_scope)
-		sn_tenant_scope_close_cursors();
 	if (batch->in_block)
 		return;
 	LockReleaseSession(USER_LOCKMETHOD);

@@ -241,8 +241,13 @@ END $$;
 CREATE FUNCTION scope_test.plain(e sentinai.event) RETURNS void LANGUAGE sql AS
 	$$INSERT INTO scope_test.log (trick, outcome) VALUES ('plain', e.event_id)$$;
 CREATE TABLE scope_test.all_of_them (events text, tenant text);
-CREATE FUNCTION scope_test.everybody(events sentinai.event[]) RETURNS void LANGUAGE sql AS
-	$$INSERT INTO scope_test.all_of_them SELECT string_agg(e.tenant_id || '/' || e.event_id, ' '), coalesce(sentinai.current_tenant(), 'none') FROM unnest(events) e$$;
+CREATE FUNCTION scope_test.everybody(events sentinai.event[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM unnest(events) e WHERE e.event_id LIKE 'bad%') THEN
+		RAISE EXCEPTION 'bad one of everybody''s';
+	END IF;
+	INSERT INTO scope_test.all_of_them SELECT string_agg(e.tenant_id || '/' || e.event_id, ' '), coalesce(sentinai.current_tenant(), 'none') FROM unnest(events) e;
+END $$;
 GRANT INSERT ON scope_test.all_of_them TO sentinai_handler;
 GRANT EXECUTE ON FUNCTION sentinai.current_tenant TO sentinai_handler;
 SELECT handler_add('scope', 'ScopeSet', 'scope_test.set', scope => 'tenant'), handler_add('scope', 'ScopePlain', 'scope_test.plain', scope => 'tenant'),
@@ -257,6 +262,15 @@ SELECT pg_temp.send('scope_a t1 ScopeSet', 'scope_b named2 ScopeSet K', 'scope_b
 SELECT tenant_id, outcome FROM scope_test.log WHERE trick = 'set' ORDER BY n;
 DELETE FROM event_pending WHERE worker_type = 'scope';
 DELETE FROM key_state WHERE worker_type = 'scope';
+TRUNCATE scope_test.log;
+
+-- What one slice has left is gone when the next one begins: here the batch is cut behind w2.
+SELECT pg_temp.send('scope_c w1 ScopeAll', 'scope_a w2 ScopeTry', 'scope_b w3 ScopeTry', 'scope_c bad5 ScopeAll');
+SELECT tenant_id, outcome FROM scope_test.log WHERE trick = 'call' ORDER BY n;
+SELECT DISTINCT outcome FROM scope_test.log WHERE trick LIKE 'left:%';
+SELECT * FROM scope_test.all_of_them;
+DELETE FROM event_pending WHERE worker_type = 'scope';
+DELETE FROM scope_test.all_of_them;
 TRUNCATE scope_test.log;
 
 --
