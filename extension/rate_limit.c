@@ -1183,7 +1183,7 @@ sn_rate_limit_busy(PG_FUNCTION_ARGS)
 	const SnLimitType *types;
 	int n_types;
 
-	if (PG_ARGISNULL(0) || PG_GETARG_FLOAT8(0) <= 0)
+	if (PG_ARGISNULL(0) || !(PG_GETARG_FLOAT8(0) > 0)) /* NaN is not either */
 		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("share is not valid"),
 						errhint("It is above 0; 1 is the whole limit.")));
 	InitMaterializedSRF(fcinfo, 0);

@@ -341,6 +341,11 @@ SELECT pg_temp.at('16:32:00');
 SELECT * FROM rate_limit_busy() WHERE limit_type = 'tool_executions';
 SELECT rate_limit_busy(0);
 SELECT rate_limit_busy(NULL);
+SELECT rate_limit_busy('NaN');
+SELECT rate_limit_set(NULL, 'tool_executions', 5);
+SELECT rate_limit_set('rl_b', NULL, 5);
+SELECT rate_limit_list('rl_none');
+SELECT rate_limit_list(NULL);
 
 --
 -- Transactions: counts are outside of them, changes inside

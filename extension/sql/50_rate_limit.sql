@@ -487,28 +487,48 @@ $$;
 COMMENT ON FUNCTION sentinai.rate_limit_validate(bigint, integer, boolean) IS
 	'Internal: raises SN001 for what can''t be a limit.';
 
-CREATE FUNCTION sentinai.rate_limit_require(tenant_id text, limit_type text) RETURNS void
+CREATE FUNCTION sentinai.rate_limit_tenant(tenant_id text) RETURNS text
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+DECLARE
+	tenant	text := sentinai.tenant_check($1);
 BEGIN
-	PERFORM sentinai.tenant_check($1);
-	IF NOT EXISTS (SELECT FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = $2) THEN
+	IF tenant IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'tenant_id must not be NULL';
+	ELSIF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = tenant) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN004',
+			MESSAGE = format('tenant "%s" is not known', left(tenant, 100)),
+			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
+	END IF;
+	RETURN tenant;
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_tenant(text) IS
+	'Internal: the tenant, the caller''s own for NULL; raises 42501 for another than the caller''s, SN004 for an unknown one, SN001 for none.';
+
+CREATE FUNCTION sentinai.rate_limit_require(tenant_id text, limit_type text) RETURNS text
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text := sentinai.rate_limit_tenant($1);
+BEGIN
+	IF limit_type IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'limit_type must not be NULL';
+	ELSIF NOT EXISTS (SELECT FROM sentinai.rate_limit_type_effective e WHERE e.limit_type = $2) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN041',
 			MESSAGE = format('limit type "%s" is not known', left($2, 100)),
 			HINT = format('There are %s. sentinai.rate_limit_type_set() makes another one.',
 						  (SELECT string_agg(e.limit_type, ', ' ORDER BY e.limit_type) FROM sentinai.rate_limit_type_effective e));
-	ELSIF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN004',
-			MESSAGE = format('tenant "%s" is not known', left($1, 100)),
-			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
 	END IF;
+	RETURN tenant;
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_require(text, text) IS
-	'Internal: raises 42501 for another tenant than the caller''s, SN041 for an unknown limit type, SN004 for an unknown tenant.';
+	'Internal: rate_limit_tenant(), and raises SN041 for an unknown limit type.';
 
 CREATE FUNCTION sentinai.rate_limit_set(tenant_id text, limit_type text, limit_value bigint, window_seconds integer DEFAULT 60,
 		enabled boolean DEFAULT true, reason text DEFAULT NULL, actor text DEFAULT NULL)
@@ -521,7 +541,8 @@ CREATE FUNCTION sentinai.rate_limit_set(tenant_id text, limit_type text, limit_v
 DECLARE
 	is_now	sentinai.rate_limit_config;
 BEGIN
-	PERFORM sentinai.rate_limit_validate($3, $4, $5), sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($6, $7);
+	PERFORM sentinai.rate_limit_validate($3, $4, $5), sentinai.rate_limit_explain($6, $7);
+	$1 := sentinai.rate_limit_require($1, $2);
 	INSERT INTO sentinai.rate_limit_config AS c (tenant_id, limit_type, limit_value, window_seconds, enabled)
 	VALUES ($1, $2, $3, $4, $5)
 	ON CONFLICT ON CONSTRAINT rate_limit_config_pkey DO UPDATE
@@ -540,7 +561,8 @@ CREATE FUNCTION sentinai.rate_limit_delete(tenant_id text, limit_type text, reas
 	AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($3, $4);
+	PERFORM sentinai.rate_limit_explain($3, $4);
+	$1 := sentinai.rate_limit_require($1, $2);
 	DELETE FROM sentinai.rate_limit_config c WHERE c.tenant_id = $1 AND c.limit_type = $2;
 	RETURN FOUND;
 END
@@ -556,7 +578,8 @@ CREATE FUNCTION sentinai.rate_limit_reset(tenant_id text, limit_type text, reaso
 DECLARE
 	was		record;
 BEGIN
-	PERFORM sentinai.rate_limit_require($1, $2), sentinai.rate_limit_explain($3, $4);
+	PERFORM sentinai.rate_limit_explain($3, $4);
+	$1 := sentinai.rate_limit_require($1, $2);
 	SELECT s.granted, s.refused INTO was FROM sentinai.rate_limit_state($1, $2) s;
 	PERFORM sentinai.rate_limit_restart($1, $2);
 	PERFORM sentinai.rate_limit_record($1, $2, 'reset', to_jsonb(was), '{"granted": 0, "refused": 0}');
@@ -631,12 +654,12 @@ CREATE FUNCTION sentinai.rate_limit_list(tenant_id text)
 	AS $$
 	SELECT t.id, e.limit_type, coalesce(c.limit_value, e.limit_value), coalesce(c.window_seconds, e.window_seconds),
 		   coalesce(c.enabled, e.enabled), CASE WHEN c.tenant_id IS NULL THEN 'default' ELSE 'tenant' END, c.created_at, c.updated_at
-	  FROM (SELECT sentinai.tenant_check($1) AS id) t CROSS JOIN sentinai.rate_limit_type_effective e
+	  FROM (SELECT sentinai.rate_limit_tenant($1) AS id) t CROSS JOIN sentinai.rate_limit_type_effective e
 	  LEFT JOIN sentinai.rate_limit_config c ON c.tenant_id = t.id AND c.limit_type = e.limit_type
 	 ORDER BY e.limit_type
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_list(text) IS
-	'The limits of a tenant, each type once. source: tenant, by rate_limit_set(); default, of the type. Error: 42501.';
+	'The limits of a tenant, each type once. source: tenant, by rate_limit_set(); default, of the type. NULL: the caller''s own tenant. Errors: 42501, SN001, SN004.';
 
 CREATE FUNCTION sentinai.rate_limit_usage(tenant_id text)
 	RETURNS TABLE (tenant_id text, limit_type text, "limit" bigint, current bigint, remaining bigint, window_seconds integer,

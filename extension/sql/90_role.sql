@@ -103,7 +103,7 @@ BEGIN
 				'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
 			('sentinai_tenant_handler', ARRAY['rate_limit_check', 'rate_limit_allowed', 'rate_limit_peek', 'rate_limit_check_all',
 				'rate_limit_check_batch', 'rate_limit_enforce', 'rate_limit_body', 'rate_limit_refund']),
-			('sentinai_viewer', ARRAY['rate_limit_peek', 'rate_limit_body', 'rate_limit_state', 'rate_limit_list', 'rate_limit_usage',
+			('sentinai_viewer', ARRAY['rate_limit_peek', 'rate_limit_body', 'rate_limit_state', 'rate_limit_tenant', 'rate_limit_list', 'rate_limit_usage',
 				'rate_limit_busy', 'rate_limit_slot_stats', 'rate_limit_counts']),
 			('sentinai_operator', ARRAY['rate_limit_check', 'rate_limit_allowed', 'rate_limit_check_all', 'rate_limit_check_batch',
 				'rate_limit_enforce', 'rate_limit_refund', 'rate_limit_reset']),
