@@ -4,6 +4,7 @@
 #   make           build the extension and sentinai-worker
 #   make install   into the server of PG_CONFIG and PREFIX/bin
 #   make demo      watch the whole circle run on a cluster and a broker of its own
+#   make http      try its HTTP paths on http://127.0.0.1:8000 (HTTP_PORT=n), with curl lines to begin with, until Ctrl-C
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make check-matrix   the extension on PostgreSQL 16 and 18, from PyPI
 #   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  rate limits beside Redis;  make bench-reports  reports beside COPY
@@ -33,7 +34,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo check bench bench-peers bench-docs bench-limits bench-reports report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo http check bench bench-peers bench-docs bench-limits bench-reports report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -87,6 +88,9 @@ points: all build/pg-points/.copied
 
 demo: deps all pg
 	@test/demo/demo
+
+http: deps all pg
+	@exec test/http/serve
 
 check: deps all pg points
 	@test/check $(PARTS)

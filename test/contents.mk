@@ -91,6 +91,7 @@ TAP = \
 	410_http_leak \
 	411_http_token \
 	412_caller_leak \
+	414_http_serve \
 	300_torture \
 	310_points
 
