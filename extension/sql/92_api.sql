@@ -342,8 +342,12 @@ BEGIN
 	IF tenant IS NULL THEN
 		RETURN;
 	END IF;
-	PERFORM sentinai.usage_count(tenant, 'api_calls', current_setting('request.method', true) || ' ' || current_setting('request.path', true));
-	SELECT * INTO answer FROM sentinai.rate_limit_check(tenant, 'api_requests') c;
+	BEGIN
+		SELECT * INTO answer FROM sentinai.rate_limit_check(tenant, 'api_requests') c;
+	EXCEPTION WHEN SQLSTATE 'SN004' THEN
+		RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = format('permission denied for tenant "%s"', tenant);
+	END;
+	PERFORM sentinai.usage_count_add(tenant, 'api_calls', left(concat_ws(' ', current_setting('request.method', true), current_setting('request.path', true)), 100), 1);
 	IF NOT answer.allowed THEN
 		PERFORM sentinai.api_raise('SN040', body->>'detail', body::text, format('Try again at %s.', body->>'reset_at'))
 		   FROM sentinai.rate_limit_body(tenant, 'api_requests') body;

@@ -28,7 +28,8 @@ CREATE FUNCTION sentinai_api.dlq_list(tenant_id text DEFAULT NULL, status text D
 	#variable_conflict use_column
 DECLARE
 	tenant		text;
-	place		record;
+	place_at	timestamptz;
+	place_id	bigint;
 	ids			bigint[];
 	items		json;
 	last_item	text;
@@ -43,22 +44,26 @@ BEGIN
 	ELSIF $10 IS NULL OR $10 NOT IN ('desc', 'asc') THEN
 		PERFORM sentinai.api_wrong('order', to_jsonb($10), 'desc or asc');
 	END IF;
-	SELECT * INTO place FROM sentinai.api_after($9);
+	IF $9 IS NOT NULL THEN
+		SELECT a.at, a.id::bigint INTO place_at, place_id FROM sentinai.api_after($9) a;
+	END IF;
 	ids := ARRAY(
 		SELECT d.id FROM sentinai.dead_letter_queue d
 		 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
 		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6)
-		   AND (place.at IS NULL OR CASE $10 WHEN 'desc' THEN (d.created_at, d.id) < (place.at, place.id::bigint)
-											 ELSE (d.created_at, d.id) > (place.at, place.id::bigint) END)
+		   AND (place_at IS NULL OR CASE $10 WHEN 'desc' THEN (d.created_at, d.id) < (place_at, place_id)
+											 ELSE (d.created_at, d.id) > (place_at, place_id) END)
 		 ORDER BY CASE WHEN $10 = 'asc' THEN d.created_at END, CASE WHEN $10 = 'asc' THEN d.id END, d.created_at DESC, d.id DESC
 		 LIMIT $7 OFFSET $8);
-	SELECT coalesce(json_agg(e), '[]'), (array_agg(sentinai.api_cursor(e.created_at, e.id::text)))[$7] INTO items, last_item
-	  FROM sentinai.dlq_entries(ids) e;
+	SELECT coalesce(json_agg(e), '[]') INTO items FROM sentinai.dlq_entries(ids) e;
+	IF cardinality(ids) = $7 THEN
+		SELECT sentinai.api_cursor(d.created_at, d.id::text) INTO last_item FROM sentinai.dead_letter_queue d WHERE d.id = ids[$7];
+	END IF;
 	SELECT count(*) INTO total FROM sentinai.dead_letter_queue d
 	 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
 	   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
 	RETURN json_build_object('items', items, 'total', total, 'limit', $7, 'offset', $8, 'next_after', last_item);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -75,7 +80,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN (SELECT row_to_json(s) FROM sentinai.dlq_stats(sentinai.tenant_check($1)) s);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -93,7 +98,7 @@ DECLARE
 BEGIN
 	PERFORM sentinai.api_dlq_tenant($1, sentinai.tenant_check($2));
 	RETURN (SELECT row_to_json(e) FROM sentinai.dlq_get($1) e);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -119,7 +124,7 @@ BEGIN
 		PERFORM sentinai.api_dlq_tenant($1, tenant);
 	END IF;
 	RETURN json_build_object('items', coalesce(items, '[]'), 'total', coalesce(json_array_length(items), 0));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -138,7 +143,7 @@ DECLARE
 BEGIN
 	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_groups(sentinai.tenant_check($1)) g;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -169,7 +174,7 @@ BEGIN
 	SELECT json_build_object('id', r.id, 'status', r.status, 'retried_at', r.retried_at, 'retry_count', r.retry_count, 'via', r.via) INTO answer
 	  FROM sentinai.dlq_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -216,7 +221,7 @@ BEGIN
 				WITH ORDINALITY AS r (id, ok, status, sqlstate, error, place) ON r.place = i.place;
 	RETURN sentinai.api_end(tenant, json_build_object('updated_count', (SELECT count(*) FROM json_array_elements(results) r WHERE (r->>'ok')::boolean),
 												   'requested_count', cardinality(ids), 'results', results));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -245,7 +250,7 @@ BEGIN
 	SELECT json_build_object('tenant_id', tenant, 'updated_count', r.updated_count, 'requested_count', r.requested_count) INTO answer
 	  FROM sentinai.dlq_replay(tenant, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -276,7 +281,7 @@ BEGIN
 	SELECT row_to_json(r) INTO answer
 	  FROM sentinai.dlq_discard(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END

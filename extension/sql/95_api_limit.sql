@@ -19,7 +19,7 @@ BEGIN
 		'defaults', (SELECT coalesce(json_object_agg(e.limit_type, json_build_object('limit_value', e.limit_value, 'window_seconds', e.window_seconds,
 				'enabled', e.enabled) ORDER BY e.limit_type), '{}')
 			FROM sentinai.rate_limit_type_effective e));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -41,7 +41,7 @@ BEGIN
 		(SELECT coalesce(json_agg(json_build_object('tenant_id', u.tenant_id, 'limit_type', u.limit_type, 'limit', u."limit", 'current', u.current,
 				'remaining', u.remaining, 'window_seconds', u.window_seconds, 'reset_at', u.reset_at, 'enabled', u.enabled)), '[]')
 		   FROM sentinai.rate_limit_usage(tenant) u));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -72,7 +72,7 @@ BEGIN
 			sentinai.api_bigint(args, 'limit_value'), seconds::integer, sentinai.api_boolean(args, 'enabled', true),
 			sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
 	RETURN answer;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -95,7 +95,7 @@ BEGIN
 	END IF;
 	PERFORM sentinai.rate_limit_delete(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
 									   sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -116,7 +116,7 @@ BEGIN
 	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', u->'period_start', 'period_end', u->'period_end',
 									 'totals', u->'totals', 'by_resource', u->'by_resource')
 			  FROM sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3) u);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -145,7 +145,7 @@ BEGIN
 	  FROM sentinai.usage_details(tenant, $2, coalesce($3, ends - interval '1 day'), ends, $5)
 		   WITH ORDINALITY AS d (metric, resource, period_start, level, quantity, n);
 	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', total, 'limit', $6, 'offset', $7);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -170,7 +170,7 @@ BEGIN
 	PERFORM sentinai.api_header('Content-Type', CASE $4 WHEN 'csv' THEN 'text/csv; charset=utf-8; header=present' ELSE 'application/json' END),
 			sentinai.api_header('Content-Disposition', pg_catalog.format('attachment; filename="usage-%s.%s"', tenant, $4));
 	RETURN convert_to(content, 'UTF8');
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END

@@ -34,7 +34,7 @@ BEGIN
 	END IF;
 	RETURN json_build_object('items', items, 'total', coalesce(total, 0), 'page', $3, 'page_size', $4,
 							 'total_pages', ceil(coalesce(total, 0)::numeric / $4)::bigint);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -51,7 +51,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN (SELECT row_to_json(s) FROM sentinai.report_stats(sentinai.api_tenant(sentinai.tenant_check($1))) s);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -77,7 +77,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN (SELECT sentinai.api_report(to_jsonb(s)) FROM sentinai.report_status($1, sentinai.tenant_check($2)) s);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -94,7 +94,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN sentinai.report_manifest_get($1, sentinai.tenant_check($2));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -124,7 +124,7 @@ BEGIN
 								   CASE WHEN args->'parameters' = 'null' THEN NULL ELSE args->'parameters' END, sentinai.api_text(args, 'requested_by')) r;
 	RETURN sentinai.api_end(tenant, answer, 202,
 		jsonb_build_object('Location', format('/audit/reports/%s?tenant_id=%s', answer->>'id', tenant)));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -158,7 +158,7 @@ BEGIN
 	  FROM sentinai.report_download(sentinai.api_text(args, 'id'), sentinai.tenant_check(args->>'tenant_id'), sentinai.api_text(args, 'actor'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
 	RETURN file.content;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -184,7 +184,7 @@ BEGIN
 	PERFORM sentinai.api_file(format('%s-%s-%s-%s.%s', report.report_type, report.tenant_id, replace(report.parameters->>'from_date', ':', ''), report.id, report.format),
 							  sentinai.report_content_type(report.format), report.sha256);
 	RETURN ''::bytea;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -210,7 +210,7 @@ BEGIN
 	SELECT * INTO file FROM sentinai.report_download_by_token(sentinai.api_text(args, 'token'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
 	RETURN file.content;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -253,7 +253,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'cancel');
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -270,7 +270,7 @@ DECLARE
 	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'retry');
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -295,7 +295,7 @@ BEGIN
 	SELECT row_to_json(l) INTO answer
 	  FROM sentinai.report_link(id, make_interval(secs => sentinai.api_bigint(args, 'valid_for_seconds', 86400)), sentinai.api_text(args, 'actor')) l;
 	RETURN answer;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END

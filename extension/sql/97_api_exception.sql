@@ -41,7 +41,7 @@ BEGIN
 	RETURN sentinai.api_end(tenant,
 		json_build_object('event_id', event->>'event_id', 'event_type', type, 'tenant_id', tenant, 'exception_id', event->>'exception_id', 'status', 'accepted'), 202,
 		jsonb_build_object('Location', format('/api/exceptions/%s/%s/trace', tenant, sentinai.api_encode(event->>'exception_id'))));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -67,7 +67,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
 	END IF;
 	RETURN json_build_object('tenant_id', tenant, 'exception_id', id, 'items', items, 'total', json_array_length(items));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -95,7 +95,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
 	END IF;
 	RETURN json_build_object('exception_id', id, 'items', items, 'total', total, 'limit', $3, 'offset', $4);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -118,7 +118,7 @@ BEGIN
 	id := sentinai.api_path_id($1);
 	SELECT coalesce(json_agg(w), '[]') INTO items FROM sentinai.event_why(tenant, id, $3) w;
 	RETURN json_build_object('tenant_id', tenant, 'event_id', id, 'items', items, 'total', json_array_length(items));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
@@ -137,7 +137,7 @@ DECLARE
 BEGIN
 	SELECT coalesce(json_agg(t), '[]') INTO items FROM sentinai.tenant_list($1) t;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END

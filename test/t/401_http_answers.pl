@@ -123,6 +123,22 @@ is($h->get('/ops/dlq', token => $h->token('sentinai_viewer', 'TENANT_001', 'ann'
 is($h->post('/ops/dlq/1/retry', token => $h->token('sentinai_viewer', 'TENANT_001'))->{status}, 403, 'a viewer changes nothing');
 is($h->get('/ops/dlq', token => $h->token('sentinai_operator'))->{status}, 403, 'an operator without a tenant sees nothing');
 
+# A token whose tenant isn't one, and a statement that takes too long
+my $unknown = $h->get('/ops/dlq', token => $h->token('sentinai_operator', 'NO_SUCH_TENANT'));
+is_deeply([ $unknown->{status}, $unknown->{json}{message} ], [ 403, 'permission denied for tenant "NO_SUCH_TENANT"' ], 'a tenant that is none');
+$t->sql(q{ALTER ROLE sentinai_viewer SET statement_timeout = '200ms'; NOTIFY pgrst, 'reload config'});
+my $locked = $t->session;
+my $late;
+$t->wait_for('PostgREST to know the new time limit', sub {
+	$locked->sql('BEGIN');
+	$locked->sql('LOCK TABLE sentinai.dead_letter_queue');
+	$late = $h->get('/ops/dlq/stats', token => $h->token('sentinai_viewer', 'TENANT_001'));
+	$locked->sql('ROLLBACK');
+	return $late->{status} == 504;
+});
+is($late->{json}{code}, '57014', 'too long: 504, and says why');
+$t->sql(q{ALTER ROLE sentinai_viewer RESET statement_timeout; NOTIFY pgrst, 'reload config'});
+
 # Another's answers as none at all, to the letter
 for my $path ('/ops/dlq/%s', '/ops/dlq/%s/history')
 {
