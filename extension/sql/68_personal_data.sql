@@ -112,10 +112,12 @@ CREATE FUNCTION sentinai.dlq_payloads(ids bigint[]) RETURNS TABLE (id bigint, pa
 	LANGUAGE plpgsql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+DECLARE
+	masks	boolean := EXISTS (SELECT FROM sentinai.payload_mask);
 BEGIN
 	IF pg_has_role(sentinai.caller_role(), 'sentinai_payload', 'USAGE') THEN
 		RETURN QUERY
-			SELECT d.id, sentinai.payload_masked(d.event_type, d.payload), d.event_metadata
+			SELECT d.id, CASE WHEN masks THEN sentinai.payload_masked(d.event_type, d.payload) ELSE d.payload END, d.event_metadata
 			  FROM sentinai.dead_letter_queue d
 			 WHERE d.id = ANY ($1) AND sentinai.tenant_visible(d.tenant_id);
 	END IF;
@@ -129,11 +131,13 @@ CREATE FUNCTION sentinai.exception_payloads(exception text, tenants text[])
 	LANGUAGE plpgsql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+DECLARE
+	masks	boolean := EXISTS (SELECT FROM sentinai.payload_mask);
 BEGIN
 	IF pg_has_role(sentinai.caller_role(), 'sentinai_payload', 'USAGE') THEN
 		RETURN QUERY
 			SELECT l.tenant_id::text, l.event_id::text, l.created_at, l.topic::text, l.partition, l.kafka_offset,
-				   sentinai.payload_masked(l.event_type, l.payload), l.metadata
+				   CASE WHEN masks THEN sentinai.payload_masked(l.event_type, l.payload) ELSE l.payload END, l.metadata
 			  FROM sentinai.event_log l
 			 WHERE l.tenant_id = ANY ($2) AND l.exception_id = $1 AND sentinai.tenant_visible(l.tenant_id);
 	END IF;
