@@ -85,6 +85,28 @@ $$;
 COMMENT ON FUNCTION sentinai.tenant_security(regclass, boolean) IS
 	'Internal: gives a table with tenant_id row security: a tenant has its own rows, sentinai_admin, and handlers that are bound to no tenant, have all. unowned: whoever may read the table sees rows whose tenant_id is NULL. Called for each table when the extension is made, and for each partition.';
 
+-- The machinery, which runs as a superuser, takes the roles of some tables' rows. An admin, who may write these tables, is none.
+CREATE FUNCTION sentinai.role_guard() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+AS $$
+DECLARE
+	caller	name := sentinai.caller_role();
+	role	text := to_jsonb(NEW)->>TG_ARGV[0];
+BEGIN
+	IF role IS NULL OR role = ANY (TG_ARGV) OR (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = caller)
+	   OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role AND pg_has_role(caller, r.oid, 'MEMBER')) THEN
+		RETURN NEW;
+	END IF;
+	RAISE EXCEPTION USING
+		ERRCODE = 'insufficient_privilege',
+		MESSAGE = format('permission denied to use role "%s"', role),
+		DETAIL = format('Role "%s" is no member of it.', caller);
+END
+$$;
+COMMENT ON FUNCTION sentinai.role_guard() IS
+	'Trigger: a row can''t name a role that the caller may not become. Arguments: the column, and roles that anybody may name who may write the table. Error: 42501.';
+
 CREATE FUNCTION sentinai.tenant_role_add(role_name name, tenant_id text) RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, pg_temp

@@ -134,6 +134,7 @@ CREATE TABLE sentinai.outbox_failed (
 	failed_at		timestamptz NOT NULL DEFAULT now(),
 	discarded_at	timestamptz,
 	discarded_by	text,
+	discarded_authenticated	text,
 	discard_reason	text,
 	CONSTRAINT outbox_failed_discard CHECK ((discarded_at IS NULL) = (discarded_by IS NULL))
 );
@@ -156,6 +157,7 @@ COMMENT ON COLUMN sentinai.outbox_failed.created_at IS 'Start of the transaction
 COMMENT ON COLUMN sentinai.outbox_failed.failed_at IS 'When it was refused.';
 COMMENT ON COLUMN sentinai.outbox_failed.discarded_at IS 'When it was discarded; NULL: it waits for a decision.';
 COMMENT ON COLUMN sentinai.outbox_failed.discarded_by IS 'Who discarded it, as they said; else their login.';
+COMMENT ON COLUMN sentinai.outbox_failed.discarded_authenticated IS 'Who was authenticated then: caller_identity().';
 COMMENT ON COLUMN sentinai.outbox_failed.discard_reason IS 'Why.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.outbox_failed', '');
 
@@ -338,7 +340,7 @@ BEGIN
 	END IF;
 	PERFORM sentinai.outbox_failed_lock($1);
 	UPDATE sentinai.outbox_failed f
-	   SET discarded_at = now(), discarded_by = coalesce($3, sentinai.caller_identity()), discard_reason = $2 WHERE f.id = $1;
+	   SET discarded_at = now(), discarded_by = coalesce($3, sentinai.caller_identity()), discarded_authenticated = sentinai.caller_identity(), discard_reason = $2 WHERE f.id = $1;
 END
 $$;
 COMMENT ON FUNCTION sentinai.outbox_failed_discard(bigint, text, text) IS

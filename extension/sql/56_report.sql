@@ -216,6 +216,10 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.report_guard() IS 'Trigger: refuses changes of status that report_transitions() doesn''t have.';
 CREATE TRIGGER guard BEFORE UPDATE ON sentinai.audit_report FOR EACH ROW EXECUTE FUNCTION sentinai.report_guard();
+CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF requested_role ON sentinai.audit_report
+	FOR EACH ROW EXECUTE FUNCTION sentinai.role_guard('requested_role');
+CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF role_name ON sentinai.report_type
+	FOR EACH ROW EXECUTE FUNCTION sentinai.role_guard('role_name', 'sentinai_platform');
 
 CREATE FUNCTION sentinai.report_changed() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER

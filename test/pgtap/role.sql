@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(89);
+SELECT plan(95);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -75,6 +75,18 @@ SELECT throws_ok('TRUNCATE dead_letter_queue', '42501', NULL, 'operator may not 
 SELECT lives_ok('SELECT rate_limit_reset(''ROLE_T'', ''api_requests'', ''incident'')', 'operator: resets a limit');
 SELECT throws_ok('SELECT rate_limit_set(''ROLE_T'', ''api_requests'', 5)', '42501', NULL, 'operator may not set limits');
 SELECT throws_ok('SELECT handler_add(''intake'', ''ExceptionIngested'', ''app.f'')', '42501', NULL, 'operator may not register handlers');
+RESET ROLE;
+
+-- An admin is no superuser, and has nobody's rights that it isn't a member of: not by what the machinery runs as somebody.
+CREATE ROLE regress_admin IN ROLE sentinai_admin;
+SET ROLE regress_admin;
+SELECT lives_ok('SELECT report_type_add(''role_test'', ''SELECT 1 AS a'', snapshot => true)', 'admin: adds a type of report');
+SELECT throws_ok(q, '42501', 'permission denied to use role "postgres"', 'admin may not: ' || q) FROM unnest(ARRAY[
+	'UPDATE report_type SET role_name = ''postgres'' WHERE report_type = ''role_test''',
+	'INSERT INTO audit_report (id, tenant_id, report_type, title, format, parameters, period_from, period_to, bound_at, requested_by, requested_role) VALUES (''x'', ''ROLE_T'', ''role_test'', ''t'', ''csv'', ''{}'', now(), now(), now(), ''x'', ''postgres'')',
+	'INSERT INTO handler (worker_type, event_type, function_schema, function_name, set_based, role_name) VALUES (''intake'', ''TriageRequested'', ''x'', ''y'', false, ''postgres'')']) q;
+SELECT throws_ok('UPDATE handler SET role_name = ''pg_execute_server_program''', '42501', NULL, 'admin: nor a role of the server''s');
+SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION tap.pass()', '42501', NULL, 'admin hangs no code on our tables');
 RESET ROLE;
 
 -- A worker calls its functions and sees no table.

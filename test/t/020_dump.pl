@@ -108,6 +108,9 @@ SELECT rate_limit_check('TENANT_001', 'exports', 2), rate_limit_reset('TENANT_00
 SQL
 $t->wait_for_sql(q{SELECT coalesce(sentinai.rate_limit_flush(), 'done')}, 'done');
 
+# Whose a role is
+$t->sql(q{CREATE ROLE regress_dump_a IN ROLE sentinai_viewer; SELECT sentinai.tenant_role_add('regress_dump_a', 'TENANT_001')});
+
 # A mask, and an erasure that finds nothing.
 $t->sql(<<'SQL');
 SET search_path = sentinai, public;
@@ -125,7 +128,7 @@ for my $table (qw(tenant tenant_history event_type worker_type handler kafka_top
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
 	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event
 	rate_limit_config rate_limit_type_override rate_limit_since rate_limit_usage rate_limit_history payload_mask subject_salt
-	subject_erasure subject_source))
+	subject_erasure subject_source tenant_role))
 {
 	cmp_ok(scalar(@{ $before->{"sentinai.$table"} // [] }), '>', 0, "$table has rows to lose");
 }
