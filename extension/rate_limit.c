@@ -654,7 +654,9 @@ call_tenant(Call *call, text *tenant_id)
 {
 	call->tenant_id = VARDATA_ANY(tenant_id);
 	call->tenant_len = VARSIZE_ANY_EXHDR(tenant_id);
-	sn_tenant_require(call->tenant_id, call->tenant_len);
+	/* Who may choose any tenant needn't choose one for each question. */
+	if (!sn_caller_names_tenants())
+		sn_tenant_require(call->tenant_id, call->tenant_len);
 	if (call->tenant_len > SN_TENANT_LEN)
 		raise_unknown_tenant(call->tenant_id, call->tenant_len);
 }

@@ -445,6 +445,25 @@ SELECT count(*) FROM rate_limit_list('rl_c');
 SELECT rate_limit_check('rl_c', 'tool_executions');
 SELECT rate_limit_reset('rl_c', 'tool_executions', 'no');
 RESET ROLE;
+\echo -- a server that asks for all tenants is bound to every one and need not choose; who has a tenant asks for that one
+CREATE ROLE regress_rl_gateway IN ROLE sentinai_operator;
+SET ROLE regress_rl_gateway;
+SELECT rate_limit_allowed('rl_b', 'api_requests');
+RESET ROLE;
+SELECT tenant_role_add('regress_rl_gateway', '*');
+SET ROLE regress_rl_gateway;
+SELECT rate_limit_allowed('rl_b', 'api_requests'), (SELECT count(*) FROM rate_limit_check_batch('{rl_b,rl_c}', 'api_requests'));
+SELECT rate_limit_allowed('rl_none', 'api_requests');
+RESET ROLE;
+SELECT tenant_role_remove('regress_rl_gateway', '*');
+SELECT tenant_role_add('regress_rl_gateway', 'rl_b');
+SET ROLE regress_rl_gateway;
+SELECT rate_limit_allowed('rl_b', 'api_requests');
+SELECT rate_limit_allowed('rl_a', 'api_requests');
+SELECT rate_limit_allowed('rl_none', 'api_requests');
+SELECT rate_limit_check_batch('{rl_b,rl_a}', 'api_requests');
+RESET ROLE;
+SELECT tenant_role_remove('regress_rl_gateway', 'rl_b');
 \echo -- membership that is taken away counts at once
 GRANT sentinai_admin TO regress_rl_operator;
 SET ROLE regress_rl_operator;
@@ -454,7 +473,7 @@ REVOKE sentinai_admin FROM regress_rl_operator;
 SET ROLE regress_rl_operator;
 SELECT allowed FROM rate_limit_check('rl_c', 'tool_executions');
 RESET ROLE;
-DROP ROLE regress_rl_admin, regress_rl_operator, regress_rl_viewer;
+DROP ROLE regress_rl_gateway, regress_rl_admin, regress_rl_operator, regress_rl_viewer;
 DELETE FROM tenant_role WHERE role_name ~ '^regress_rl_';
 
 --
