@@ -11,6 +11,11 @@
 #error "sentinai is for PostgreSQL 15 to 18"
 #endif
 
+/* 16 took it out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* Number of a backend's PGPROC: below MaxBackends for whoever can have a transaction. */
 #if PG_VERSION_NUM >= 170000
 #define SN_MY_PROC_NUMBER ((int) MyProcNumber)
