@@ -54,10 +54,13 @@
 /* A chunk that is read ends after so many rows, or so much time, whichever comes first: it holds a snapshot. */
 #define CHUNK_ROWS 20000
 #define CHUNK_MS 1000
+#define CHUNK_LOOK 100 /* it looks at the clock once in so many rows */
 /* Bytes of a row of report_chunk, and how many rows one transaction writes. */
 #define STORE_BYTES (256 * 1024)
 #define STORE_ROWS 64
 #define PROGRESS_MS 1000
+/* What is no part of making a report takes no longer. */
+#define OWN_MS 10000
 #define TRIES_MAX 3
 
 #define N_ARGUMENTS 7
@@ -236,11 +239,13 @@ sn_report_workers_start(PG_FUNCTION_ARGS)
 
 /* ---- transactions ---- */
 
+/* Nothing that somebody holds is waited for any longer than until then. */
 static void
-begin(void)
+begin(TimestampTz until)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until), 1));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -251,6 +256,7 @@ static void
 commit(void)
 {
 	SPI_finish();
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(report_context);
@@ -268,9 +274,8 @@ static void
 begin_read(Generation *generation, Reader *reader)
 {
 	const SnReport *report = generation->report;
-	int64 left_ms = (generation->deadline - GetCurrentTimestamp()) / 1000 + 1;
 
-	begin();
+	begin(generation->deadline);
 	GetUserIdAndSecContext(&reader->user, &reader->security);
 	reader->nest_level = NewGUCNestLevel();
 	set_for_query("search_path", report->search_path);
@@ -278,13 +283,11 @@ begin_read(Generation *generation, Reader *reader)
 	SetUserIdAndSecContext(get_role_oid(report->role_name, false),
 						   reader->security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	XactReadOnly = true;
-	enable_timeout_after(STATEMENT_TIMEOUT, Max(left_ms, 1));
 }
 
 static void
 commit_read(const Reader *reader)
 {
-	disable_timeout(STATEMENT_TIMEOUT, false);
 	SetUserIdAndSecContext(reader->user, reader->security);
 	sn_release_tenant();
 	AtEOXact_GUC(false, reader->nest_level);
@@ -337,7 +340,7 @@ take(void)
 {
 	SnReport *report = NULL;
 
-	begin();
+	begin(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OWN_MS));
 	if (sn_execute(&take_report, NULL, NULL) == 1)
 	{
 		report = read_report();
@@ -458,6 +461,16 @@ check_size(const Generation *generation, int64 rows)
 						errhint("Ask for a shorter period, or for csv, json or jsonl.")));
 }
 
+static void
+not_complete(const char *why)
+{
+	ereport(
+		ERROR,
+		(errcode(SN_ERRCODE("SN074")), errmsg("report is not complete: %s", why),
+		 errhint(
+			 "Either its key is not unique, its rows are not in the order of its key or don't go on from $6, or rows below its bound were changed.")));
+}
+
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
@@ -469,10 +482,9 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	generation->rows++;
 	generation->chunk_rows++;
 	if (generation->out.len >= STORE_BYTES)
-	{
 		flush(generation, false);
-		generation->chunk_full = GetCurrentTimestamp() >= generation->chunk_until;
-	}
+	if (generation->rows_total >= 0 && generation->rows > generation->rows_total)
+		not_complete(psprintf("it has more than " INT64_FORMAT " rows", generation->rows_total));
 	if (report->key_columns == 0)
 	{
 		check_size(generation, generation->rows);
@@ -482,8 +494,8 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 							errhint("Ask for a shorter period, or raise row_limit of its type.")));
 		return true;
 	}
-	if (generation->chunk_rows >= CHUNK_ROWS)
-		generation->chunk_full = true;
+	generation->chunk_full = generation->chunk_rows >= CHUNK_ROWS || (generation->chunk_rows % CHUNK_LOOK == 0 &&
+																	  GetCurrentTimestamp() >= generation->chunk_until);
 	if (generation->chunk_full)
 		save_key(generation, slot);
 	return !generation->chunk_full;
@@ -624,7 +636,7 @@ still_ours(Generation *generation)
 
 	if (GetCurrentTimestamp() < generation->progress_at)
 		return true;
-	begin();
+	begin(generation->deadline);
 	ours = told_progress(generation);
 	commit();
 	generation->progress_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PROGRESS_MS);
@@ -636,13 +648,8 @@ static void
 check_count(const Generation *generation)
 {
 	if (generation->rows_total >= 0 && generation->rows != generation->rows_total)
-		ereport(
-			ERROR,
-			(errcode(SN_ERRCODE("SN074")),
-			 errmsg("report is not complete: it has " INT64_FORMAT " rows of " INT64_FORMAT, generation->rows,
-					generation->rows_total),
-			 errhint(
-				 "Either its key is not unique, its rows are not in the order of its key, or rows below its bound were changed.")));
+		not_complete(
+			psprintf("it has " INT64_FORMAT " rows of " INT64_FORMAT, generation->rows, generation->rows_total));
 }
 
 /* ---- storing ---- */
@@ -673,7 +680,7 @@ store_some(Generation *generation, int *n)
 {
 	bool ours;
 
-	begin();
+	begin(generation->deadline);
 	ours = told_progress(generation); /* holds the row until we commit */
 	for (int i = 0; ours && i < STORE_ROWS && *n < generation->n_pieces; i++)
 	{
@@ -699,7 +706,7 @@ complete(const Generation *generation, Datum sha256)
 					   CStringGetTextDatum(generation->report->query)};
 	bool ours;
 
-	begin();
+	begin(generation->deadline);
 	sn_execute(&complete_report, values, NULL);
 	ours = sn_result_bool(0, 1);
 	commit();
@@ -803,7 +810,7 @@ note_failure(const SnReport *report, ErrorData *error, TimestampTz deadline)
 	Datum values[4] = {CStringGetTextDatum(report->id), CStringGetTextDatum(status),
 					   CStringGetTextDatum(message_of(error, deadline)), Int32GetDatum(report->tries)};
 
-	begin();
+	begin(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OWN_MS));
 	sn_execute(&set_status, values, NULL);
 	commit();
 }

@@ -117,6 +117,24 @@ kind_of(Oid type)
 
 /* ---- texts ---- */
 
+/* Appends a character as JSON escapes it. */
+static void
+append_escaped(StringInfo out, unsigned char c)
+{
+	static const char digits[] = "0123456789abcdef";
+	char escape[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
+
+	if (c == '"' || c == '\\')
+	{
+		appendStringInfoCharMacro(out, '\\');
+		appendStringInfoCharMacro(out, c);
+	}
+	else if (c == '\n')
+		appendBinaryStringInfo(out, "\\n", 2);
+	else
+		appendBinaryStringInfo(out, escape, sizeof(escape));
+}
+
 /* Appends a text as a JSON string. Stretches without anything to escape go at once. */
 static void
 append_json(StringInfo out, const char *data, int len)
@@ -131,15 +149,7 @@ append_json(StringInfo out, const char *data, int len)
 		if (c >= ' ' && c != '"' && c != '\\')
 			continue;
 		appendBinaryStringInfo(out, data + done, i - done);
-		if (c == '"' || c == '\\')
-		{
-			appendStringInfoCharMacro(out, '\\');
-			appendStringInfoCharMacro(out, c);
-		}
-		else if (c == '\n')
-			appendBinaryStringInfo(out, "\\n", 2);
-		else
-			appendStringInfo(out, "\\u%04x", c);
+		append_escaped(out, c);
 		done = i + 1;
 	}
 	appendBinaryStringInfo(out, data + done, len - done);

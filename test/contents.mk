@@ -79,6 +79,7 @@ TAP = \
 	161_rate_limit_day \
 	161_rate_limit_model \
 	180_report \
+	182_report_harm \
 	185_report_pdf \
 	186_report_cron \
 	187_verify \

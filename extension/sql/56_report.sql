@@ -480,19 +480,21 @@ COMMENT ON FUNCTION sentinai.report_last(text) IS
 -- ---- looking ----
 
 -- A row that says it was recorded before the bound may be of a transaction that is still open. It is, or will be, seen by
--- pg_stat_activity: either its transaction has an id, or its statement has run since before the bound.
+-- pg_stat_activity: either its transaction has an id, or its statement has run since before the bound. One without
+-- track_activities doesn't tell since when.
 CREATE FUNCTION sentinai.report_blocker(bound timestamptz) RETURNS text
 	LANGUAGE sql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	SELECT b.what FROM (
-		SELECT a.xact_start AS since, format('process %s (%s), whose transaction is open since %s', a.pid, a.application_name, a.xact_start) AS what
+		SELECT a.xact_start AS since, format('process %s (%s), whose transaction is open since %s', a.pid, a.application_name,
+											 coalesce(a.xact_start::text, 'nobody knows when: track_activities is off')) AS what
 		  FROM pg_stat_activity a
-		 WHERE a.datname = current_database() AND a.xact_start <= $1 AND a.pid <> pg_backend_pid()
+		 WHERE a.datname = current_database() AND coalesce(a.xact_start, '-infinity') <= $1 AND a.pid <> pg_backend_pid()
 		   AND a.backend_type <> 'autovacuum worker'
 		   AND (a.backend_xid IS NOT NULL
 				OR (a.state IS DISTINCT FROM 'idle in transaction' AND a.backend_xmin IS NOT NULL
-					AND coalesce(a.query_start, a.xact_start) <= $1))
+					AND coalesce(a.query_start, a.xact_start, '-infinity') <= $1))
 		UNION ALL
 		SELECT p.prepared, format('prepared transaction "%s" of %s', p.gid, p.prepared)
 		  FROM pg_prepared_xacts p WHERE p.database = current_database()) b
@@ -1151,6 +1153,21 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.report_source_guard() IS 'Trigger BEFORE UPDATE of a table that is only added to. Errors: SN010.';
 
+-- A row that moves while a report is read would be in it twice, or not at all, and another could make up for it in the count.
+CREATE FUNCTION sentinai.report_source_fixed() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	RAISE EXCEPTION USING
+		ERRCODE = 'SN010',
+		MESSAGE = format('what a row of %s is found by never changes', TG_TABLE_NAME),
+		HINT = 'Reports find it by its tenant, its id, created_at and recorded_at.';
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_source_fixed() IS
+	'Trigger BEFORE UPDATE of a row of a table that reports are made of, where the columns change by which they find it. Errors: SN010.';
+
 CREATE FUNCTION sentinai.report_source_changed() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -1272,6 +1289,8 @@ DECLARE
 	type	sentinai.report_type;
 BEGIN
 	LOOP
+		-- Who is active is read once a transaction; a report that was asked for since may be waiting for others.
+		PERFORM pg_stat_clear_snapshot();
 		SELECT r.* INTO report FROM sentinai.audit_report r
 		 WHERE r.status = 'pending' AND sentinai.report_blocker(r.bound_at) IS NULL
 		 ORDER BY (SELECT count(*) FROM sentinai.audit_report g WHERE g.tenant_id = r.tenant_id AND g.status = 'generating'),
