@@ -1166,7 +1166,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_source_fixed() IS
-	'Trigger BEFORE UPDATE of a row of a table that reports are made of, where the columns change by which they find it. Errors: SN010.';
+	'Trigger AFTER UPDATE of a row of a table that reports are made of (row security speaks first), where the columns change by which they find it. Errors: SN010.';
 
 CREATE FUNCTION sentinai.report_source_changed() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER

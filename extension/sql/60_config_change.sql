@@ -70,7 +70,7 @@ COMMENT ON COLUMN sentinai.config_change_event.recorded_at IS 'When the row was 
 
 CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.config_change_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
-CREATE TRIGGER fixed BEFORE UPDATE OF tenant_id, id, created_at, recorded_at ON sentinai.config_change_request
+CREATE TRIGGER fixed AFTER UPDATE OF tenant_id, id, created_at, recorded_at ON sentinai.config_change_request
 	FOR EACH ROW WHEN ((OLD.tenant_id, OLD.id, OLD.created_at, OLD.recorded_at) IS DISTINCT FROM (NEW.tenant_id, NEW.id, NEW.created_at, NEW.recorded_at))
 	EXECUTE FUNCTION sentinai.report_source_fixed();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.config_change_request REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows

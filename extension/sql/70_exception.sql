@@ -95,7 +95,7 @@ COMMENT ON COLUMN sentinai.exception_event.recorded_at IS 'When the row was writ
 -- What reports are made of is only ever added to; what an exception was like at a moment follows from its changes since.
 CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.exception_event
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
-CREATE TRIGGER fixed BEFORE UPDATE OF tenant_id, exception_id, created_at, recorded_at ON sentinai.exceptions
+CREATE TRIGGER fixed AFTER UPDATE OF tenant_id, exception_id, created_at, recorded_at ON sentinai.exceptions
 	FOR EACH ROW WHEN ((OLD.tenant_id, OLD.exception_id, OLD.created_at, OLD.recorded_at) IS DISTINCT FROM (NEW.tenant_id, NEW.exception_id, NEW.created_at, NEW.recorded_at))
 	EXECUTE FUNCTION sentinai.report_source_fixed();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.exceptions REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
