@@ -41,6 +41,7 @@ PGTAP = \
 ISOLATION = \
 	intake \
 	tenant \
+	caller \
 	outbox_horizon \
 	generation \
 	claim \
