@@ -227,15 +227,14 @@ CREATE FUNCTION sentinai.report_changed() RETURNS trigger
 	AS $$
 BEGIN
 	INSERT INTO sentinai.report_history (report_id, tenant_id, action, from_status, to_status, reason)
-	VALUES (NEW.id, NEW.tenant_id, 'status', CASE WHEN TG_OP = 'UPDATE' THEN OLD.status END, NEW.status, NEW.error_message);
-	IF NEW.status IN ('pending', 'failed', 'expired') AND TG_OP = 'UPDATE' THEN
+	VALUES (NEW.id, NEW.tenant_id, 'status', OLD.status, NEW.status, NEW.error_message);
+	IF NEW.status IN ('pending', 'failed', 'expired') THEN
 		DELETE FROM sentinai.report_chunk c WHERE c.report_id = NEW.id;
 	END IF;
 	RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_changed() IS 'Trigger: writes a change of status to report_history, and takes the bytes away that nobody may have any more.';
-CREATE TRIGGER requested AFTER INSERT ON sentinai.audit_report FOR EACH ROW EXECUTE FUNCTION sentinai.report_changed();
 CREATE TRIGGER changed AFTER UPDATE ON sentinai.audit_report
 	FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION sentinai.report_changed();
 
@@ -444,13 +443,20 @@ BEGIN
 	END IF;
 	PERFORM sentinai.activate();
 	PERFORM sentinai.rate_limit_enforce($1, 'report_generations');
+	-- Not by a trigger, which would fire in a restore, too.
 	RETURN QUERY
-		INSERT INTO sentinai.audit_report AS r (id, tenant_id, report_type, title, format, parameters, period_from, period_to,
-												bound_at, requested_by, requested_role)
-		VALUES (sentinai.report_id_new(), $1, type.report_type, $3, $4,
-				jsonb_build_object('from_date', given->'from_date', 'to_date', given->'to_date') || checked,
-				from_time, to_time, clock_timestamp(), coalesce($6, sentinai.caller_role()), sentinai.caller_role())
-		RETURNING r.id, r.status, NULL::text, r.created_at;
+		WITH new AS (
+			INSERT INTO sentinai.audit_report AS r (id, tenant_id, report_type, title, format, parameters, period_from, period_to,
+													bound_at, requested_by, requested_role)
+			VALUES (sentinai.report_id_new(), $1, type.report_type, $3, $4,
+					jsonb_build_object('from_date', given->'from_date', 'to_date', given->'to_date') || checked,
+					from_time, to_time, clock_timestamp(), coalesce($6, sentinai.caller_role()), sentinai.caller_role())
+			RETURNING r.*
+		), noted AS (
+			INSERT INTO sentinai.report_history (report_id, tenant_id, action, to_status)
+			SELECT n.id, n.tenant_id, 'status', n.status FROM new n
+		)
+		SELECT n.id, n.status, NULL::text, n.created_at FROM new n;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_request(text, text, text, text, jsonb, text) IS

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(95);
+SELECT plan(132);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -87,6 +87,36 @@ SELECT throws_ok(q, '42501', 'permission denied to use role "postgres"', 'admin 
 	'INSERT INTO handler (worker_type, event_type, function_schema, function_name, set_based, role_name) VALUES (''intake'', ''TriageRequested'', ''x'', ''y'', false, ''postgres'')']) q;
 SELECT throws_ok('UPDATE handler SET role_name = ''pg_execute_server_program''', '42501', NULL, 'admin: nor a role of the server''s');
 SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION tap.pass()', '42501', NULL, 'admin hangs no code on our tables');
+RESET ROLE;
+
+-- Reports: an operator asks for them and has them, unless payloads are in them; what signs them nobody sees.
+SET ROLE sentinai_operator;
+SELECT id AS plain FROM report_request('ROLE_T', 'exception_activity', 'Plain', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-31"}') \gset
+SELECT id AS tools FROM report_request('ROLE_T', 'tool_execution', 'Tools', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-31"}') \gset
+RESET ROLE;
+UPDATE audit_report SET status = 'generating' WHERE id IN (:'plain', :'tools');
+UPDATE audit_report SET status = 'completed', file_size_bytes = 1, sha256 = sha256('x'), download_expires_at = now() + interval '1 h' WHERE id IN (:'plain', :'tools');
+INSERT INTO report_chunk VALUES (:'plain', 0, 'x'), (:'tools', 0, 'x');
+SET ROLE sentinai_operator;
+SELECT lives_ok(format(q, :'plain'), 'operator: ' || q) FROM unnest(ARRAY['SELECT * FROM report_status(%L)', 'SELECT * FROM report_download(%L)',
+	'SELECT * FROM report_download_chunks(%L)', 'SELECT * FROM report_link(%L)', 'SELECT report_hold(%L, ''why'')', 'SELECT report_release(%L, ''why'')',
+	'SELECT legal_hold_add(''ROLE_T'', ''why'')', 'SELECT * FROM legal_hold_list(''ROLE_T'')']) q;
+SELECT throws_ok(format(q, :'tools'), '42501', NULL, 'operator may not, for its payloads: ' || q) FROM unnest(ARRAY['SELECT * FROM report_download(%L)',
+	'SELECT * FROM report_download_chunks(%L)', 'SELECT * FROM report_link(%L)']) q;
+SELECT throws_ok(q, '42501', NULL, 'operator may not: ' || q) FROM unnest(ARRAY['SELECT * FROM report_chunk', 'SELECT * FROM report_key', 'SELECT report_key_get()',
+	'SELECT report_mac(''x'', ''x'')', 'SELECT report_take()', 'UPDATE audit_report SET status = ''expired''', 'DELETE FROM legal_hold', 'SELECT legal_hold_release(1, ''why'')',
+	'SELECT legal_hold_protect(''exceptions'', ''created_at'')', 'INSERT INTO report_mask VALUES (''x'')', 'SELECT report_type_add(''x'', ''SELECT 1 AS a'', snapshot => true)']) q;
+SET ROLE regress_sees;
+SELECT throws_ok(format('SELECT * FROM report_download(%L)', :'plain'), '42501', NULL, 'viewer with payload may not download reports');
+RESET ROLE;
+GRANT sentinai_operator TO regress_sees;
+SET ROLE regress_sees;
+SELECT lives_ok(format('SELECT * FROM report_download(%L)', :'tools'), 'operator with payload: a report with payloads');
+SET ROLE sentinai_viewer;
+SELECT lives_ok(format(q, :'plain'), 'viewer: ' || q) FROM unnest(ARRAY['SELECT * FROM report_status(%L)', 'SELECT * FROM report_list(''ROLE_T'')',
+	'SELECT * FROM report_stats(''ROLE_T'')', 'SELECT * FROM report_type_list()', 'SELECT * FROM report_chain_check(''ROLE_T'')', 'SELECT report_public_key()', 'SELECT * FROM report_history']) q;
+SELECT throws_ok(format(q, :'plain'), '42501', NULL, 'viewer may not: ' || q) FROM unnest(ARRAY['SELECT report_cancel(%L)', 'SELECT report_retry(%L)', 'SELECT report_hold(%L, ''why'')',
+	'SELECT * FROM report_link(%L)', 'SELECT * FROM report_request(''ROLE_T'', ''sla_compliance'', ''t'', ''csv'')', 'SELECT query FROM report_type, report_key']) q;
 RESET ROLE;
 
 -- A worker calls its functions and sees no table.

@@ -89,6 +89,20 @@ INSERT INTO sentinai.outbox_blocked (id, topic, value, created_at) VALUES (0, 'm
 INSERT INTO sentinai.outbox_failed (id, topic, record_value, error, message, created_at)
 VALUES (0, 'small', 'v', 'MSG_SIZE_TOO_LARGE', 'too large', now());
 SQL
+# Reports with their manifests, holds, a type of one's own and a mask.
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+SELECT report_type_add('done', 'SELECT event_id AS k, event_id FROM app.done WHERE event_id > coalesce($6[1], '''') ORDER BY 1 LIMIT $7', key_columns => 1);
+INSERT INTO report_mask VALUES ('^pin$');
+SELECT report_request('TENANT_001', 'exception_activity', 'one', 'csv', jsonb_build_object('from_date', current_date - 1, 'to_date', current_date + 1));
+SELECT report_request('TENANT_001', 'done', 'two', 'json', '{"from_date": "2025-01-01", "to_date": "2025-01-31"}');
+SELECT legal_hold_add('TENANT_001', 'case 12', '2020-01-01', '2020-01-31');
+SQL
+$t->wait_for_sql(q{SELECT string_agg(status, ' ') FROM sentinai.report_list('TENANT_001')}, 'completed completed', name => 'reports are made');
+$t->sql(q{SELECT sentinai.report_hold(id, 'case 13') FROM sentinai.audit_report WHERE title = 'one'});
+my $link = $t->sql(q{SELECT token FROM sentinai.audit_report r, sentinai.report_link(r.id) WHERE r.title = 'one'});
+my $public_key = $t->sql('SELECT sentinai.report_public_key()');
+
 # Usage, late and corrected too, at rest: maintenance finds nothing to move. One row waits for tomorrow.
 $t->sql(<<'SQL');
 SET search_path = sentinai, public;
@@ -127,6 +141,7 @@ my $dead = $t->sql('SELECT max(id) FROM sentinai.dead_letter_queue');
 for my $table (qw(tenant tenant_history event_type worker_type handler kafka_topic kafka_offset emit_secret event_log
 	event_processing_log dedupe_state dedupe_generation key_state event_pending dead_letter_queue dlq_history outbox_state outbox_blocked
 	outbox_failed usage_delta_1 usage_metric usage_correction usage_closed usage_late idempotency_key exceptions exception_event
+	report_type report_mask audit_report report_chunk report_manifest report_history legal_hold
 	rate_limit_config rate_limit_type_override rate_limit_since rate_limit_usage rate_limit_history payload_mask subject_salt
 	subject_erasure subject_source tenant_role))
 {
@@ -162,6 +177,39 @@ sub goes_on
 		"$how: each was done once");
 	is($source->sql(q{SELECT response FROM sentinai.idempotency_begin('TENANT_001', 'work', 'done', '{}')}, %option), '{"answer": 42}',
 		"$how: an idempotency key has its answer");
+	reports_go_on($source, $how, %option);
+	return;
+}
+
+sub reports_go_on
+{
+	my ($source, $how, %option) = @_;
+	my $worker = "$Sentinai::Test::top/worker/sentinai-worker";
+
+	for my $title ('one', 'two')
+	{
+		my ($hex, $manifest) = @{ ($source->rows(
+			"SELECT encode(d.content, 'hex'), sentinai.report_manifest_get(r.id) FROM sentinai.audit_report r, sentinai.report_download(r.id) d WHERE r.title = '$title'", %option))[0] };
+		put("$title", pack 'H*', $hex);
+		put("$title.manifest.json", $manifest);
+		is(system("'$worker' verify '$t->{dir}/$title' --public-key $public_key >/dev/null"), 0, "$how: report $title is what was signed");
+	}
+	is($source->sql(q{SELECT count(*) FROM sentinai.report_chain_check('TENANT_001')}, %option), 0, "$how: the chain of manifests is whole");
+	is($source->sql(q{SELECT string_agg(title || ' ' || s.legal_hold, ', ' ORDER BY title) FROM sentinai.report_list('TENANT_001') r, sentinai.report_status(r.id) s (i, t, ty, title_again)}, %option),
+		'one true, two false', "$how: holds are where they were");
+	$source->sql(q{SELECT sentinai.report_request('TENANT_001', 'done', 'three', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-31"}')}, %option);
+	$source->wait_for_sql(q{SELECT status, row_count FROM sentinai.audit_report WHERE title = 'three'}, 'completed|3', %option);
+	is($source->sql(q{SELECT max(n) FROM sentinai.report_manifest WHERE tenant_id = 'TENANT_001'}, %option), 3, "$how: the chain goes on");
+	is($source->sql(q{SELECT count(*) FROM sentinai.report_chain_check('TENANT_001')}, %option), 0, "$how: and is whole");
+	return;
+}
+
+sub put
+{
+	my ($name, $bytes) = @_;
+	open my $out, '>:raw', "$t->{dir}/$name" or die $!;
+	print {$out} $bytes;
+	close $out;
 	return;
 }
 
@@ -169,6 +217,8 @@ sub goes_on
 
 my $copy = $t->copy_cluster('copy');
 goes_on($copy, 'base backup');
+is($copy->sql('SELECT sentinai.report_public_key()'), $public_key, 'base backup: it signs with the same key');
+is($copy->sql("SELECT length(content) > 0 FROM sentinai.report_download_by_token('$link')"), 't', 'base backup: links stay good');
 
 # ---------------------------------------------------------------- pg_dump into another database
 
@@ -180,6 +230,11 @@ is($status, 0, 'the dump goes in without an error') or diag($err);
 is($t->sql('SELECT sentinai.is_active()', database => 'restored'), 'f', 'a restored database is quiet');
 goes_on($t, 'dump', database => 'restored');
 is($t->sql('SELECT sentinai.is_active()', database => 'restored'), 't', 'until a worker comes');
+isnt($t->sql('SELECT sentinai.report_public_key()', database => 'restored'), $public_key, 'it signs with a key of its own');
+is(($t->sql_error("SELECT sentinai.report_download_by_token('$link')", database => 'restored'))[0], 'SN073', 'links of the first database are none here');
+my $text = Sentinai::Test::slurp($dump);
+is(scalar(grep { index($text, $_) >= 0 } $t->sql(q{SELECT encode(sign_secret, 'hex') || E'\n' || encode(link_secret, 'hex') FROM sentinai.report_key}) =~ /(\w{64})/g), 0,
+	'no secret of reports is in the dump');
 
 is_deeply(owned($t), $before, 'the first database has noticed nothing');
 

@@ -24,6 +24,7 @@ INSERT INTO sentinai.exceptions (tenant_id, exception_id, severity, status, crea
 	('TENANT_001', 'BEFORE', 'low', 'resolved', timestamptz '$from 00:00Z' - interval '1 us', '$from 02:00Z', '$from 01:00Z');
 CREATE ROLE regress_auditor LOGIN IN ROLE sentinai_operator;
 GRANT USAGE ON SCHEMA cron TO regress_auditor;
+SELECT sentinai.tenant_role_add('regress_auditor', 'TENANT_001');
 SQL
 
 # The page's own blocks
