@@ -2,12 +2,14 @@
  * knock.c
  *	  One client for two servers: asks PostgreSQL and Redis the same question in the same loop, so that what differs is the server.
  *
- *	  knock pg CONNINFO CLIENTS SECONDS KEYS [STATEMENT]
- *	  knock redis HOST:PORT|SOCKET CLIENTS SECONDS KEYS SCRIPT_SHA
+ *	  knock pg CONNINFO CLIENTS THREADS SECONDS KEYS [STATEMENT]
+ *	  knock call CONNINFO CLIENTS THREADS SECONDS KEYS
+ *	  knock redis HOST:PORT|SOCKET CLIENTS THREADS SECONDS KEYS SCRIPT_SHA
  *
- * A thread waits by epoll for that many connections, each of which asks again once it has its answer: one system call to send and one
- * to receive. Of PostgreSQL a prepared statement with the parameters key and limit type, as drivers do it: Bind, Execute, Sync;
- * what the columns are was asked when it was prepared. KEYS above 1: the key is one of that many, by chance, else always the
+ * Each thread waits by epoll for its share of the connections, each of which asks again once it has its answer: one system call to send
+ * and one to receive. Of PostgreSQL a prepared statement with the parameters key and limit type, as drivers do it: Bind, Execute, Sync;
+ * what the columns are was asked when it was prepared. "call" sends a message Function Call for rate_limit_allowed(), as libpq's PQfn()
+ * does: no statement, as EVALSHA is none. KEYS above 1: the key is one of that many, by chance, else always the
  * same. Prints calls a second, and how many there were.
  */
 #include <errno.h>
@@ -15,6 +17,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <arpa/inet.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,10 +37,24 @@ typedef struct Client
 	size_t n_in;
 } Client;
 
+typedef struct Thread
+{
+	pthread_t thread;
+	int poll;
+	int n_clients;
+	Client *clients[MAX_CLIENTS];
+	unsigned seed;
+	long calls;
+	double start;
+	double took;
+} Thread;
+
 static bool is_redis;
 static const char *sha;
 static const char *statement = "SELECT sentinai.rate_limit_allowed($1, 'api_requests')";
+static unsigned function; /* of "call", else 0 */
 static long n_keys;
+static double length;
 static bool has_key;
 
 static void
@@ -74,6 +91,12 @@ connect_pg(const char *conninfo)
 	result = PQdescribePrepared(conn, "s");
 	has_key = PQnparams(result) > 0;
 	PQclear(result);
+	if (function)
+	{
+		result = PQexec(conn, "SELECT 'sentinai.rate_limit_allowed'::regproc::oid");
+		function = strtoul(PQgetvalue(result, 0, 0), NULL, 10);
+		PQclear(result);
+	}
 	return PQsocket(conn);
 }
 
@@ -117,6 +140,27 @@ put32(char *to, int n)
 	return put16(put16(to, n >> 16 & 0xffff), n & 0xffff);
 }
 
+static char *
+put_text(char *to, const char *text)
+{
+	return stpcpy(put32(to, strlen(text)), text);
+}
+
+static size_t
+ask_call(char *to, const char *key)
+{
+	char *start = to;
+
+	*to = 'F';
+	to = put32(to + 5, function);
+	to = put16(to, 0); /* arguments are text */
+	to = put16(to, 3);
+	to = put_text(put_text(put_text(to, key), "api_requests"), "1");
+	to = put16(to, 0); /* so is the result */
+	put32(start + 1, to - start - 1);
+	return to - start;
+}
+
 static size_t
 ask_pg(char *to, const char *key)
 {
@@ -130,10 +174,7 @@ ask_pg(char *to, const char *key)
 	to = put16(to, 0);		  /* parameters are text */
 	to = put16(to, has_key);
 	if (has_key)
-	{
-		to = put32(to, strlen(key));
-		to = stpcpy(to, key);
-	}
+		to = put_text(to, key);
 	to = put16(to, 0); /* so are results */
 	put32(length, to - length);
 	memcpy(to, "E\0\0\0\11\0\0\0\0\0S\0\0\0\4", 15);
@@ -148,15 +189,15 @@ ask_redis(char *to, const char *key)
 }
 
 static void
-ask(Client *client)
+ask(Client *client, unsigned *seed)
 {
 	char request[512];
 	char key[32] = "T1";
 	size_t size;
 
 	if (n_keys > 1)
-		snprintf(key, sizeof(key), "%ld", 1 + random() % n_keys);
-	size = is_redis ? ask_redis(request, key) : ask_pg(request, key);
+		snprintf(key, sizeof(key), "%ld", 1 + rand_r(seed) % n_keys);
+	size = is_redis ? ask_redis(request, key) : function ? ask_call(request, key) : ask_pg(request, key);
 	if (send(client->fd, request, size, MSG_NOSIGNAL) != (ssize_t) size)
 		die("send", strerror(errno));
 }
@@ -211,46 +252,76 @@ answered(Client *client)
 	return last;
 }
 
+/* ---- the run ---- */
+
+static void *
+run(void *arg)
+{
+	Thread *thread = arg;
+	struct epoll_event ready[MAX_CLIENTS];
+
+	thread->start = seconds_now();
+	for (int i = 0; i < thread->n_clients; i++)
+		ask(thread->clients[i], &thread->seed);
+	while ((thread->took = seconds_now() - thread->start) < length)
+	{
+		int n = epoll_wait(thread->poll, ready, MAX_CLIENTS, -1);
+
+		for (int i = 0; i < n; i++)
+		{
+			if (!answered(ready[i].data.ptr))
+				continue;
+			thread->calls++;
+			ask(ready[i].data.ptr, &thread->seed);
+		}
+	}
+	return NULL;
+}
+
+static void
+add_client(Thread *thread, Client *client, const char *where)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
+
+	client->fd = is_redis ? connect_redis(where) : connect_pg(where);
+	thread->clients[thread->n_clients++] = client;
+	epoll_ctl(thread->poll, EPOLL_CTL_ADD, client->fd, &event);
+}
+
 int
 main(int argc, char **argv)
 {
 	static Client clients[MAX_CLIENTS];
-	struct epoll_event ready[MAX_CLIENTS];
-	int poll = epoll_create1(0);
+	static Thread threads[MAX_CLIENTS];
+	int n_clients = argc < 7 ? 0 : atoi(argv[3]);
+	int n_threads = argc < 7 ? 0 : atoi(argv[4]);
 	long calls = 0;
-	int n;
-	double start;
-	double length;
+	double rate = 0;
 
-	if (argc < 6 || (n = atoi(argv[3])) < 1 || n > MAX_CLIENTS)
-		die("usage", "knock pg|redis WHERE CLIENTS SECONDS KEYS [STATEMENT|SCRIPT_SHA]");
+	if (n_clients < 1 || n_clients > MAX_CLIENTS || n_threads < 1 || n_threads > n_clients)
+		die("usage", "knock pg|redis WHERE CLIENTS THREADS SECONDS KEYS [STATEMENT|SCRIPT_SHA]");
 	is_redis = strcmp(argv[1], "redis") == 0;
-	length = atof(argv[4]);
-	n_keys = atol(argv[5]);
-	if (argc > 6)
-		*(is_redis ? &sha : &statement) = argv[6];
-	for (int i = 0; i < n; i++)
+	function = strcmp(argv[1], "call") == 0;
+	length = atof(argv[5]);
+	n_keys = atol(argv[6]);
+	if (argc > 7)
+		*(is_redis ? &sha : &statement) = argv[7];
+	for (int i = 0; i < n_threads; i++)
 	{
-		struct epoll_event event = {.events = EPOLLIN, .data.ptr = &clients[i]};
-
-		clients[i].fd = is_redis ? connect_redis(argv[2]) : connect_pg(argv[2]);
-		epoll_ctl(poll, EPOLL_CTL_ADD, clients[i].fd, &event);
+		threads[i].poll = epoll_create1(0);
+		threads[i].seed = i + 1;
 	}
-	start = seconds_now();
-	for (int i = 0; i < n; i++)
-		ask(&clients[i]);
-	while (seconds_now() - start < length)
+	for (int i = 0; i < n_clients; i++)
+		add_client(&threads[i % n_threads], &clients[i], argv[2]);
+	for (int i = 0; i < n_threads; i++)
+		if (pthread_create(&threads[i].thread, NULL, run, &threads[i]) != 0)
+			die("thread", strerror(errno));
+	for (int i = 0; i < n_threads; i++)
 	{
-		int n_ready = epoll_wait(poll, ready, n, -1);
-
-		for (int i = 0; i < n_ready; i++)
-		{
-			if (!answered(ready[i].data.ptr))
-				continue;
-			calls++;
-			ask(ready[i].data.ptr);
-		}
+		pthread_join(threads[i].thread, NULL);
+		calls += threads[i].calls;
+		rate += threads[i].calls / threads[i].took;
 	}
-	printf("%.0f %ld\n", calls / (seconds_now() - start), calls);
+	printf("%.0f %ld\n", rate, calls);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #   memory    a million tenants with four limits each
 #
 # BENCH_PARTS    which of them, by default all
+# BENCH_GROUPS   of wire, by default all: one (hot key) keys rows pipelined loopback client (the same for both)
 # BENCH_ROUNDS   rounds of process and wire, 3
 # BENCH_SECONDS  of each measurement over the wire, one at a time, of which the best counts, 3
 # BENCH_CALLS    of one measurement in process, 2,000,000
@@ -28,6 +29,7 @@ my @types = qw(api_requests events_ingested tool_executions report_generations);
 my $t = Sentinai::Test->new(
 	settings => "sentinai.rate_limit_slots = @{[ $tenants * @types * 1.1 ]}; max_connections = 30; max_wal_size = 4GB");
 my $session = $t->session;
+my %group = map { $_ => 1 } split ' ', $ENV{BENCH_GROUPS} // 'one keys rows pipelined loopback client';
 my ($redis, $redis_log);    # the second one appends to a log that is synced every second: it loses as little as we do
 my @redis_pids;
 
@@ -223,19 +225,20 @@ sub build_knock
 {
 	my ($include, $lib) = map { Sentinai::Test::run('pg_config', "--$_") =~ s/\s+\z//r } qw(includedir libdir);
 
-	Sentinai::Test::run('cc', '-O2', '-Wall', '-Wextra', '-Werror', "-I$include", '-o', "$t->{dir}/knock", 'test/bench/knock.c', "-L$lib", '-lpq');
+	Sentinai::Test::run('cc', '-O2', '-Wall', '-Wextra', '-Werror', "-I$include", '-o', "$t->{dir}/knock", 'test/bench/knock.c', "-L$lib", '-lpq', '-lpthread');
 	return;
 }
 
-# Calls a second, and how many. what: a key of %statement, or a Redis
+# Calls a second, and how many. what: a key of %statement, "call" for the protocol's message of that name, or a Redis
 sub knock
 {
 	my ($what, $where, $clients) = @_;
 	my @server = ref $what
 	  ? ('redis', $what->{address}{$where})
-	  : ('pg', $where eq 'loopback' ? $t->url : "host=$t->{socket} port=$t->{port} user=postgres dbname=sentinai");
+	  : ($what eq 'call' ? 'call' : 'pg', $where eq 'loopback' ? $t->url : "host=$t->{socket} port=$t->{port} user=postgres dbname=sentinai");
 
-	return split ' ', Sentinai::Test::run("$t->{dir}/knock", @server, $clients, 1, 1, ref $what ? $what->{sha} : $statement{$what});
+	return split ' ', Sentinai::Test::run("$t->{dir}/knock", @server, $clients, min($clients, 2), 1, 1,
+		ref $what ? $what->{sha} : $statement{$what} // ());
 }
 
 # ---------------------------------------------------------------- the comparison
@@ -259,39 +262,40 @@ sub write_scripts
 	return;
 }
 
-# Key, title, and what measures it with so many clients. What is divided by each other stands in one group, whose members take
+# Groups, and in them key, title, and what measures it with so many clients. What is divided by each other stands in one group, whose members take
 # turns, a second each: what else the machine does meets them all.
 my @groups = (
-	[
+	[ one =>
 		[ select => 'SELECT 1', sub { pgbench($script{select}, @_) } ],
 		[ allowed => 'rate_limit_allowed', sub { pgbench($script{allowed}, @_) } ],
 		[ check => 'rate_limit_check, one column', sub { pgbench($script{check}, @_) } ],
 		[ check_row => 'SELECT * FROM rate_limit_check', sub { pgbench($script{check_row}, @_) } ],
 		[ redis => 'Redis EVALSHA', sub { redis_benchmark('socket', 1, 1, @_) } ],
 	],
-	[
+	[ keys =>
 		[ hot => 'rate_limit_allowed, key 1 of 1', sub { pgbench($script{hot}, @_) } ],
 		[ many => 'rate_limit_allowed, 100,000 keys', sub { pgbench($script{many}, @_) } ],
 		[ redis_many => 'Redis EVALSHA, 100,000 keys', sub { redis_benchmark('socket', $keys, 1, @_) } ],
 	],
-	[
+	[ rows =>
 		[ row_hot => 'rows, key 1 of 1', sub { pgbench($script{row_hot}, @_) } ],
 		[ row_many => 'rows, 100,000 keys', sub { pgbench($script{row_many}, @_) } ],
 	],
-	[
+	[ pipelined =>
 		[ select_pipelined => 'SELECT 1, pipelined', sub { pgbench($script{select_pipelined}, @_, $pipeline) } ],
 		[ allowed_pipelined => 'rate_limit_allowed, pipelined', sub { pgbench($script{allowed_pipelined}, @_, $pipeline) } ],
 		[ redis_pipelined => 'Redis EVALSHA, pipelined', sub { redis_benchmark('socket', 1, $pipeline, @_) } ],
 	],
-	[
+	[ loopback =>
 		[ allowed_loopback => 'rate_limit_allowed, loopback', sub { pgbench($script{allowed}, @_, 1, $t->url) } ],
 		[ redis_loopback => 'Redis EVALSHA, loopback', sub { redis_benchmark('loopback', 1, 1, @_) } ],
 	],
 	map {
 		my $where = $_;
-		[
+		[ client =>
 			[ "select_knock_$where" => "one client, $where: SELECT 1", sub { knock('select', $where, @_) } ],
 			[ "allowed_knock_$where" => "one client, $where: rate_limit_allowed", sub { knock('allowed', $where, @_) } ],
+			[ "call_knock_$where" => "one client, $where: rate_limit_allowed, Function Call", sub { knock('call', $where, @_) } ],
 			[ "redis_knock_$where" => "one client, $where: Redis EVALSHA", sub { knock($redis, $where, @_) } ],
 			[ "redis_log_$where" => "one client, $where: Redis EVALSHA, with a log", sub { knock($redis_log, $where, @_) } ],
 		]
@@ -314,6 +318,7 @@ my @ratios = (
 	(map {
 		([ "of SELECT 1, one client, $_", "allowed_knock_$_", "select_knock_$_", '>= 0.95' ],
 		[ "of Redis, one client, $_", "allowed_knock_$_", "redis_knock_$_", '>= 1' ],
+		[ "of Redis, one client, $_, Function Call", "call_knock_$_", "redis_knock_$_", '>= 1' ],
 		[ "of Redis with a log, one client, $_", "allowed_knock_$_", "redis_log_$_" ])
 	} qw(socket loopback)),
 );
@@ -339,17 +344,19 @@ sub take_turns
 sub wire
 {
 	my ($clients) = @_;
-	my %title = map { $_->[0] => $_->[1] } map { @$_ } @groups;
+	my @chosen = map { my ($name, @members) = @$_; $group{$name} ? \@members : () } @groups;
+	my %title = map { $_->[0] => $_->[1] } map { @$_ } @chosen;
 	my (%rate, %cpu);
 
-	take_turns($_, $clients, \%rate, \%cpu) for @groups;
-	note_figure("$clients: $_->[1]", 'calls/s', $rate{ $_->[0] }) for map { @$_ } @groups;
+	take_turns($_, $clients, \%rate, \%cpu) for @chosen;
+	note_figure("$clients: $_->[1]", 'calls/s', $rate{ $_->[0] }) for map { @$_ } @chosen;
 	for my $ratio (@ratios)
 	{
 		my ($what, $ours, $theirs, $goal, $when) = @$ratio;
+		next if !$rate{$ours} || !$rate{$theirs};
 		note_figure("    $clients: ratio $what", '', $rate{$ours} / $rate{$theirs}, !$when || $when == $clients ? $goal : undef);
 	}
-	note_figure("    $clients: CPU of $title{$_}", 'us/call', $cpu{$_}) for @with_cpu;
+	note_figure("    $clients: CPU of $title{$_}", 'us/call', $cpu{$_}) for grep { $cpu{$_} } @with_cpu;
 	return;
 }
 
