@@ -90,6 +90,7 @@ SET ROLE regress_pd_sees;
 SELECT * FROM subject_erase('pd_a', 'MASKED', 'asked for');
 RESET ROLE;
 \set VERBOSITY default
+\set SHOW_CONTEXT never
 SELECT * FROM subject_erase('pd_a', 'MASKED-2', 'asked for');
 \set VERBOSITY terse
 

@@ -54,7 +54,8 @@ ISOLATION = \
 	suspect \
 	idempotency \
 	usage \
-	legal_hold
+	legal_hold \
+	personal_data
 
 # test/t/NNN_NAME.pl
 TAP = \

@@ -490,8 +490,10 @@ DECLARE
 	changed	jsonb;
 	source	record;
 BEGIN
-	-- One at a time for each subject, and no hold is placed meanwhile.
+	PERFORM sentinai.check_read_committed('subject_erase');
+	-- Until the end no hold is placed, and no report begins with what is about to go. One erasure at a time.
 	LOCK TABLE sentinai.legal_hold IN SHARE MODE;
+	LOCK TABLE sentinai.audit_report IN SHARE ROW EXCLUSIVE MODE;
 	PERFORM pg_advisory_xact_lock(hashtextextended('sentinai subject ' || $1 || ':' || $2, 0));
 	PERFORM sentinai.subject_erase_check($1, $2, $3);
 	INSERT INTO sentinai.subject_salt (tenant_id, salt)
@@ -516,4 +518,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.subject_erase(text, text, text, text) IS
-	'Erases the personal data of one subject: what was in payloads, raw records, headers and keys of an exception of a tenant, in every table of sentinai and those of subject_source_add(). A salted hash stays in its place. Returns a row for each table: how many rows were changed; once more changes nothing. Reports that name it expire. reason: required. actor: who asks, as you say. Kafka''s copy is out of reach. Errors: SN001 (no key or reason), SN004 (no such tenant), SN010 (something of it is not finished), SN077 (a legal hold).';
+	'Erases the personal data of one subject: what was in payloads, raw records, headers and keys of an exception of a tenant, in every table of sentinai and those of subject_source_add(). A salted hash stays in its place. Returns a row for each table: how many rows were changed; once more changes nothing. Reports that name it expire. reason: required. actor: who asks, as you say. Kafka''s copy is out of reach. Errors: SN001 (no key or reason), SN004 (no such tenant), SN010 (something of it is not finished), SN013 (another isolation level than READ COMMITTED), SN077 (a legal hold).';
