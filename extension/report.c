@@ -453,12 +453,13 @@ save_key(Generation *generation, TupleTableSlot *slot)
 	MemoryContextSwitchTo(caller);
 }
 
+/* What a report says of its failure is the message and its detail. */
 static void
 check_size(const Generation *generation, int64 rows)
 {
 	if (generation->pdf != NULL && rows > sn_report_pdf_max_rows)
 		ereport(ERROR, (errcode(SN_ERRCODE("SN075")), errmsg("a PDF has at most %d rows", sn_report_pdf_max_rows),
-						errhint("Ask for a shorter period, or for csv, json or jsonl.")));
+						errdetail("Ask for a shorter period, or for csv, json or jsonl.")));
 }
 
 static void
@@ -491,7 +492,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		if (generation->rows > report->row_limit)
 			ereport(ERROR, (errcode(SN_ERRCODE("SN075")),
 							errmsg("report has more than " INT64_FORMAT " rows", report->row_limit),
-							errhint("Ask for a shorter period, or raise row_limit of its type.")));
+							errdetail("Ask for a shorter period, or raise row_limit of its type.")));
 		return true;
 	}
 	generation->chunk_full = generation->chunk_rows >= CHUNK_ROWS || (generation->chunk_rows % CHUNK_LOOK == 0 &&

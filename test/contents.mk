@@ -82,6 +82,7 @@ TAP = \
 	161_rate_limit_model \
 	180_report \
 	182_report_harm \
+	183_report_speed \
 	185_report_pdf \
 	186_report_cron \
 	187_verify \

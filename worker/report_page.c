@@ -456,10 +456,12 @@ make_columns(Page *page, double total)
 	return columns;
 }
 
+/* Most cells say what the one above says, and laying a text out is nearly all of the work. */
 static void
 set_cell(Cell *cell, const char *text)
 {
-	pango_layout_set_text(cell->layout, text, -1);
+	if (strcmp(pango_layout_get_text(cell->layout), text) != 0)
+		pango_layout_set_text(cell->layout, text, -1);
 	cell->n_lines = pango_layout_get_line_count(cell->layout);
 	cell->next_line = 0;
 }

@@ -224,7 +224,7 @@ $t->sql('ALTER SYSTEM RESET sentinai.report_pdf_program');
 $t->sql('ALTER SYSTEM SET sentinai.report_pdf_max_rows = 49');
 $t->sql('SELECT pg_reload_conf()');
 my $large = ask(format => 'pdf');
-ends($large, 'status, error_message', 'failed|a PDF has at most 49 rows', 'too many rows');
+ends($large, 'status, error_message', 'failed|a PDF has at most 49 rows: Ask for a shorter period, or for csv, json or jsonl.', 'too many rows');
 is($t->sql('SELECT pg_postmaster_start_time()'), $started, 'the server has noticed nothing of it');
 is(crashes(), $crashes, 'nor has it lost a process');
 
