@@ -10,7 +10,7 @@
  *		 request.jwt.claims, so that nowhere else looks at it;
  *	  4. that of the logged-in role's rows in tenant_role: SET ROLE does not lead out of one's tenant.
  * A role with several rows, or with one for every tenant ('*'), has no tenant until it chooses one of them: by the setting
- * sentinai.tenant_id, and in sessions of the authenticator by the claim. Who logged in as an admin may choose any.
+ * sentinai.tenant_id, and in sessions of the authenticator by the claim; one with '*' also by a function's argument. Who logged in as an admin may choose any.
  *
  * What was found out is kept until a role, a membership, tenant_role or one of the settings changes. tenant_role is read like
  * a catalogue: as it is now, whatever the statement's snapshot, so that a binding that was taken away is gone at COMMIT.
@@ -377,11 +377,11 @@ sn_tenant_visible(const char *tenant_id, int len)
 	return own != NULL && tenant_id != NULL && strlen(own) == len && memcmp(own, tenant_id, len) == 0;
 }
 
-/* In the same words whether the tenant exists or not. */
+/* In the same words whether the tenant exists or not. Who may choose any tenant has chosen one by naming it. */
 void
 sn_tenant_require(const char *tenant_id, int len)
 {
-	if (!sn_tenant_visible(tenant_id, len))
+	if (!sn_tenant_visible(tenant_id, len) && !sn_caller_names_tenants())
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied for tenant \"%.*s\"", pg_mbcliplen(tenant_id, len, 100), tenant_id)));
 }

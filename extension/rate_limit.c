@@ -654,9 +654,7 @@ call_tenant(Call *call, text *tenant_id)
 {
 	call->tenant_id = VARDATA_ANY(tenant_id);
 	call->tenant_len = VARSIZE_ANY_EXHDR(tenant_id);
-	/* Who may choose any tenant needn't choose one for each question. */
-	if (!sn_caller_names_tenants())
-		sn_tenant_require(call->tenant_id, call->tenant_len);
+	sn_tenant_require(call->tenant_id, call->tenant_len);
 	if (call->tenant_len > SN_TENANT_LEN)
 		raise_unknown_tenant(call->tenant_id, call->tenant_len);
 }

@@ -110,6 +110,8 @@ SET SESSION AUTHORIZATION regress_call_staff;
 SELECT current_tenant();
 RESET sentinai.tenant_id;
 SELECT current_tenant(), caller_sees_all();
+-- by name, that is; rows are those of the one that is chosen
+SELECT tenant_check('CALL_A'), tenant_visible('CALL_A');
 RESET SESSION AUTHORIZATION;
 
 -- an admin looks at what a viewer of a tenant sees

@@ -59,7 +59,7 @@ CREATE FUNCTION sentinai.tenant_check(tenant_id text) RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'sn_tenant_check_sql';
 COMMENT ON FUNCTION sentinai.tenant_check(text) IS
-	'The tenant, if the caller may ask for it. NULL: the caller''s own; stays NULL for one who sees all and has chosen none. Errors: 42501, in the same words whether the tenant exists or not.';
+	'The tenant, if the caller may ask for it: its own, or any where it sees all or is bound to every tenant. NULL: the caller''s own; stays NULL for one who sees all and has chosen none. Errors: 42501, in the same words whether the tenant exists or not.';
 
 CREATE FUNCTION sentinai.tenant_visible(tenant_id text) RETURNS boolean
 	LANGUAGE c STABLE PARALLEL RESTRICTED
