@@ -102,7 +102,8 @@ SELECT p, pg_temp.sqlstate(format('SELECT * FROM sentinai.report_request(%s)', p
 	$$'REPORT_T', 'picky', 't', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-01", "n": 1, "color": "green"}'$$,
 	$$'REPORT_T', 'picky', 't', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-01", "n": 1, "since": "soon"}'$$,
 	$$'REPORT_T', 'picky', 't', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-01", "n": 1, "yes": "yes"}'$$,
-	$$'REPORT_T', 'things', 't', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-01"}', ''$$]) p;
+	$$'REPORT_T', 'things', 't', 'csv', '{"from_date": "2025-01-01", "to_date": "2025-01-01"}', ''$$,
+	$$'REPORT_T', 'things', 't', 'csv', jsonb_build_object('from_date', '2025-01-01', 'to_date', '2025-01-01', 'but', repeat('x', 10000))$$]) p;
 SELECT count(*) FROM audit_report WHERE tenant_id = 'REPORT_T';
 
 -- A period: dates to their ends, times with themselves, UTC where nothing else is said.
@@ -242,6 +243,20 @@ SELECT what, regexp_replace(pg_temp.sqlstate(format('SELECT * FROM sentinai.repo
 	('too late', pg_temp.report('csv') || '.1.' || encode(report_mac(pg_temp.report('csv') || '.1', (report_key_get()).link_secret), 'hex'))) v (what, t);
 SELECT pg_temp.sqlstate(format('SELECT sentinai.report_link(%L, interval ''0'')', pg_temp.report('csv')));
 
+-- No longer than there is a time for it; as long as one likes of a report that is held.
+SELECT expires_at = s.download_expires_at - (extract(epoch FROM s.download_expires_at) - floor(extract(epoch FROM s.download_expires_at))) * interval '1 s' AS with_the_report
+  FROM report_status(pg_temp.report('csv')) s, report_link(s.id, '100000 years');
+BEGIN;
+SELECT set_config('sentinai.test_clock', (now() + interval '25 h')::text, true) IS NULL;
+SELECT regexp_replace(pg_temp.sqlstate(format('SELECT * FROM sentinai.report_download(%L)', pg_temp.report('csv'))), '[0-9a-f-]{36}| since .*', ' ...', 'g');
+SELECT regexp_replace(pg_temp.sqlstate(format('SELECT * FROM sentinai.report_download_by_token(%L)', :'token')), ' until .*', ' until ...');
+SELECT report_hold(pg_temp.report('csv'), 'case 12');
+SELECT expires_at = date_trunc('second', usage_clock() + interval '1 h') AS in_an_hour, length(content) > 0 AS has_it FROM report_link(pg_temp.report('csv'), '1 h') l, report_download_by_token(l.token);
+SELECT expires_at = date_trunc('second', usage_clock() + interval '24 h') AS in_a_day FROM report_link(pg_temp.report('csv'));
+SELECT report_expire();
+SELECT status, count(*) FROM audit_report WHERE tenant_id = 'REPORT_T' AND download_expires_at IS NOT NULL GROUP BY 1 ORDER BY 1;
+ROLLBACK;
+
 -- ---- manifests
 
 SELECT count(*) > 5, min(n) = 1, max(n) = count(*) FROM report_manifest WHERE tenant_id = 'REPORT_T';
@@ -257,7 +272,25 @@ DELETE FROM report_manifest WHERE report_id = pg_temp.report('but');
 SELECT problem, count(*) FROM report_chain_check('REPORT_T') GROUP BY 1 ORDER BY 1;
 ROLLBACK;
 
+-- ---- what is charged and counted
+
+SELECT tenant_add('REPORT_R');
+SELECT rate_limit_set('REPORT_R', 'report_generations', 1) IS NULL;
+CREATE FUNCTION pg_temp.ask_r(to_date text) RETURNS text LANGUAGE sql AS $$
+	SELECT pg_temp.sqlstate(format('SELECT * FROM sentinai.report_request(''REPORT_R'', ''sla_compliance'', ''r'', ''csv'', %L)', jsonb_build_object('from_date', '2025-01-01', 'to_date', $1))) $$;
+SELECT pg_temp.ask_r('2024-01-01');
+SELECT pg_temp.ask_r('2025-01-31');
+SELECT pg_temp.ask_r('2025-01-31') LIKE 'SN040 %';
+CALL pg_temp.made();
+SELECT count(*) FROM audit_report WHERE tenant_id = 'REPORT_R';
+SELECT resource, sum(quantity) FROM usage_entry WHERE tenant_id = 'REPORT_R' AND metric_type = 'reports' GROUP BY 1;
+SELECT action, count(*) FROM report_history WHERE report_id = pg_temp.report('csv') AND action IN ('download', 'link') GROUP BY 1 ORDER BY 1;
+
 -- ---- lists
+
+-- The fields that others know.
+SELECT p.proname, string_agg(a.name, ' ' ORDER BY a.n) FROM pg_proc p, unnest(p.proargnames, p.proargmodes) WITH ORDINALITY a (name, mode, n)
+ WHERE p.pronamespace = 'sentinai'::regnamespace AND p.proname IN ('report_request', 'report_list', 'report_stats', 'report_status') AND a.mode = 't' GROUP BY 1 ORDER BY 1;
 
 SELECT count(*), min(total), max(total) FROM report_list('REPORT_T', 'completed', 2, 3);
 SELECT p, pg_temp.sqlstate(format('SELECT * FROM sentinai.report_list(%s)', p)) FROM unnest(ARRAY[$$NULL$$, $$'T', 'done'$$, $$'T', NULL, 0$$, $$'T', NULL, 1, 0$$, $$'T', NULL, 1, 1001$$]) p;
@@ -300,7 +333,7 @@ CALL pg_temp.made();
 SELECT status, error_message, parameters FROM report_status(pg_temp.report('picky'));
 
 DELETE FROM report_type WHERE NOT builtin;
-DELETE FROM audit_report WHERE tenant_id = 'REPORT_T';
+DELETE FROM audit_report WHERE tenant_id IN ('REPORT_T', 'REPORT_R');
 SET client_min_messages = warning;
 DROP SCHEMA report_test CASCADE;
 DROP ROLE regress_report_op, regress_report_other;

@@ -414,6 +414,11 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = 'parameters must be an object',
 			DETAIL = format('They are %s.', left(given::text, 100));
+	ELSIF length(given::text) > 10000 THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'parameters are too long',
+			DETAIL = format('They have %s characters, and may have 10000.', length(given::text));
 	ELSIF length($6) > 300 OR btrim($6) = '' OR $6 ~ '[[:cntrl:]]' THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
@@ -885,7 +890,7 @@ CREATE FUNCTION sentinai.report_link(id text, valid_for interval DEFAULT NULL, a
 	#variable_conflict use_column
 DECLARE
 	report	sentinai.audit_report := sentinai.report_ready($1, NULL, 'link', $3);
-	ends	timestamptz;
+	ends	timestamptz := report.download_expires_at;
 	said	text;
 BEGIN
 	IF $2 <= interval '0' THEN
@@ -893,7 +898,12 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = format('valid_for is %s and must be more than nothing', $2);
 	END IF;
-	ends := least(report.download_expires_at, sentinai.usage_clock() + $2);
+	-- A report that is held has no end of its own.
+	IF sentinai.report_held(report) THEN
+		ends := sentinai.usage_clock() + coalesce($2, current_setting('sentinai.report_retention')::interval);
+	ELSIF $2 < report.download_expires_at - sentinai.usage_clock() THEN
+		ends := sentinai.usage_clock() + $2;
+	END IF;
 	said := report.id || '.' || floor(extract(epoch FROM ends))::bigint;
 	token := said || '.' || encode(sentinai.report_mac(said, (sentinai.report_key_get()).link_secret), 'hex');
 	RETURN QUERY SELECT format('/audit/reports/%s/download?token=%s', report.id, token), token, to_timestamp(floor(extract(epoch FROM ends)));

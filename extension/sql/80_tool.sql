@@ -8,10 +8,11 @@ CREATE TABLE sentinai.tool_definition (
 	config		jsonb NOT NULL DEFAULT '{}',
 	created_at	timestamptz NOT NULL DEFAULT now(),
 	updated_at	timestamptz NOT NULL DEFAULT now(),
+	recorded_at	timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (tenant_id, tool_id)
 );
 SELECT pg_catalog.pg_extension_config_dump('sentinai.tool_definition', '');
-COMMENT ON TABLE sentinai.tool_definition IS 'The tools that there are.';
+COMMENT ON TABLE sentinai.tool_definition IS 'The tools that there are. What a tool was called before stands in tool_definition_event.';
 COMMENT ON COLUMN sentinai.tool_definition.tenant_id IS 'Whose tool it is; empty: all tenants''.';
 COMMENT ON COLUMN sentinai.tool_definition.tool_id IS 'Its id.';
 COMMENT ON COLUMN sentinai.tool_definition.name IS 'What people call it.';
@@ -19,6 +20,66 @@ COMMENT ON COLUMN sentinai.tool_definition.type IS 'What kind of tool it is.';
 COMMENT ON COLUMN sentinai.tool_definition.config IS 'How it is called.';
 COMMENT ON COLUMN sentinai.tool_definition.created_at IS 'When it was added.';
 COMMENT ON COLUMN sentinai.tool_definition.updated_at IS 'When it was last changed.';
+COMMENT ON COLUMN sentinai.tool_definition.recorded_at IS 'When the row was written, by the database''s clock: what reports are bounded by.';
+
+CREATE TABLE sentinai.tool_definition_event (
+	tenant_id		text COLLATE "C" NOT NULL,
+	tool_id			text COLLATE "C" NOT NULL,
+	event_id		text COLLATE "C" NOT NULL,
+	event_type		text COLLATE "C" NOT NULL,
+	actor_type		text NOT NULL CHECK (actor_type IN ('agent', 'user', 'system')),
+	actor_id		text,
+	payload			jsonb NOT NULL DEFAULT '{}',
+	created_at		timestamptz NOT NULL DEFAULT now(),
+	recorded_at		timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (tenant_id, tool_id, event_id)
+);
+SELECT pg_catalog.pg_extension_config_dump('sentinai.tool_definition_event', '');
+COMMENT ON TABLE sentinai.tool_definition_event IS 'Every change of a tool''s name, written by the trigger of tool_definition: reports say what it was called at their bound. Rows are never changed.';
+COMMENT ON COLUMN sentinai.tool_definition_event.tenant_id IS 'Whose tool it is; empty: all tenants''.';
+COMMENT ON COLUMN sentinai.tool_definition_event.tool_id IS 'The tool.';
+COMMENT ON COLUMN sentinai.tool_definition_event.event_id IS 'The change''s own id.';
+COMMENT ON COLUMN sentinai.tool_definition_event.event_type IS 'ToolDefinitionChanged.';
+COMMENT ON COLUMN sentinai.tool_definition_event.actor_type IS 'agent: a worker; user: a person; system: the system.';
+COMMENT ON COLUMN sentinai.tool_definition_event.actor_id IS 'Which one: the role.';
+COMMENT ON COLUMN sentinai.tool_definition_event.payload IS '{"changed": {"name": [before, after]}}; after is null where the tool was deleted.';
+COMMENT ON COLUMN sentinai.tool_definition_event.created_at IS 'When.';
+COMMENT ON COLUMN sentinai.tool_definition_event.recorded_at IS 'When the row was written, by the database''s clock: what reports are bounded by.';
+CREATE TRIGGER append_only BEFORE UPDATE ON sentinai.tool_definition_event
+	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.report_source_guard();
+
+CREATE FUNCTION sentinai.tool_definition_changed() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	INSERT INTO sentinai.tool_definition_event (tenant_id, tool_id, event_id, event_type, actor_type, actor_id, payload)
+	VALUES (OLD.tenant_id, OLD.tool_id, gen_random_uuid()::text, 'ToolDefinitionChanged', 'user', sentinai.caller_role(),
+			jsonb_build_object('changed', jsonb_build_object('name', jsonb_build_array(OLD.name, CASE WHEN TG_OP = 'UPDATE' THEN NEW.name END))));
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.tool_definition_changed() IS 'Trigger: notes a tool''s name before it changes, or the tool is deleted.';
+CREATE TRIGGER renamed AFTER UPDATE ON sentinai.tool_definition
+	FOR EACH ROW WHEN (OLD.name IS DISTINCT FROM NEW.name) EXECUTE FUNCTION sentinai.tool_definition_changed();
+CREATE TRIGGER deleted AFTER DELETE ON sentinai.tool_definition FOR EACH ROW EXECUTE FUNCTION sentinai.tool_definition_changed();
+
+CREATE FUNCTION sentinai.tool_name(tenant_id text, tool_id text, bound timestamptz) RETURNS text
+	LANGUAGE sql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT n.name
+	  FROM (VALUES (1, $1), (2, '')) AS owner (place, tenant_id)
+	 CROSS JOIN LATERAL (
+		-- What the first change since says that it was before; where there is none, what it is.
+		(SELECT 1 AS place, e.payload #>> '{changed,name,0}' AS name FROM sentinai.tool_definition_event e
+		  WHERE e.tenant_id = owner.tenant_id AND e.tool_id = $2 AND e.recorded_at >= $3 ORDER BY e.recorded_at, e.event_id LIMIT 1)
+		UNION ALL
+		SELECT 2, d.name FROM sentinai.tool_definition d WHERE d.tenant_id = owner.tenant_id AND d.tool_id = $2 AND d.recorded_at < $3) n
+	 ORDER BY owner.place, n.place LIMIT 1
+$$;
+COMMENT ON FUNCTION sentinai.tool_name(text, text, timestamptz) IS
+	'What a tool of a tenant (or else the one of all tenants) was called at the bound; NULL: there was none.';
 
 CREATE TABLE sentinai.tool_execution (
 	tenant_id				text COLLATE "C" NOT NULL,

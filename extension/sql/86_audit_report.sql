@@ -119,15 +119,13 @@ SELECT sentinai.report_type_install('tool_execution', 'Tool executions', 2,
 	'{"tool_id": {"type": "text"}, "status": {"type": "text", "values": ["requested", "running", "succeeded", "failed"]}, "exception_id": {"type": "text"}}',
 	$report$
 SELECT t.created_at, t.id,
-	   t.id AS execution_id, t.tool_id, coalesce(own.name, common.name) AS tool_name, t.tenant_id, t.exception_id, was.status,
+	   t.id AS execution_id, t.tool_id, sentinai.tool_name(t.tenant_id, t.tool_id, $5) AS tool_name, t.tenant_id, t.exception_id, was.status,
 	   t.created_at AS requested_at, done.at AS finished_at, extract(epoch FROM done.at - t.created_at) AS duration_seconds,
 	   t.requested_by_actor_type AS actor_type, t.requested_by_actor_id AS actor_id,
 	   sentinai.report_masked(t.input_payload, mask.pattern) AS input, sentinai.report_masked(was.output_payload, mask.pattern) AS output,
 	   sentinai.report_masked_text(was.error_message) AS error_message
   FROM sentinai.tool_execution t
  CROSS JOIN (SELECT sentinai.report_mask_pattern() AS pattern) mask
-  LEFT JOIN sentinai.tool_definition own ON own.tenant_id = t.tenant_id AND own.tool_id = t.tool_id
-  LEFT JOIN sentinai.tool_definition common ON common.tenant_id = '' AND common.tool_id = t.tool_id
   LEFT JOIN LATERAL (
 	SELECT jsonb_object_agg(f.key, f.value->0 ORDER BY e.recorded_at DESC, e.event_id DESC) AS fields
 	  FROM sentinai.tool_execution_event e, jsonb_each(e.payload->'changed') f

@@ -112,7 +112,7 @@ BEGIN
 				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
 			('sentinai_operator', ARRAY['report_request', 'report_last', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
 				'report_retry', 'report_hold', 'report_release', 'legal_hold_add', 'legal_hold_list']),
-			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla'])
+			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla', 'tool_name'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_proc p
@@ -135,7 +135,7 @@ GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
 GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.tool_execution TO sentinai_platform;
 GRANT SELECT, INSERT ON sentinai.exception_event TO sentinai_platform;
 -- What reports read, besides.
-GRANT SELECT ON sentinai.tool_definition, sentinai.tool_execution_event, sentinai.config_change_request, sentinai.config_change_event
+GRANT SELECT ON sentinai.tool_definition, sentinai.tool_definition_event, sentinai.tool_execution_event, sentinai.config_change_request, sentinai.config_change_event
 	TO sentinai_platform;
 
 -- A viewer reads these, without what came in from outside. Events' payloads are shown by functions, masked, to
@@ -162,7 +162,7 @@ BEGIN
 				'rate_limit_type_effective', 'rate_limit_config', 'rate_limit_usage', 'rate_limit_history',
 				'audit_report', 'legal_hold', 'report_history', 'report_manifest', 'report_mask', 'usage_type', 'usage_delta_0', 'usage_delta_1',
 				'usage_delta', 'usage_metric', 'usage_correction', 'usage_late', 'usage_closed', 'usage_entry',
-				'config_change_request', 'config_change_event', 'tool_definition', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',
+				'config_change_request', 'config_change_event', 'tool_definition', 'tool_definition_event', 'tool_execution', 'tool_execution_event', 'exceptions', 'exception',
 				'exception_event'])
 		   AND a.attnum > 0 AND NOT a.attisdropped
 		 GROUP BY 1, 2

@@ -152,7 +152,7 @@ SELECT set_eq($$
 	 WHERE g.grantee = 'sentinai_platform'::regrole
 $$, ARRAY['exceptions SELECT', 'exceptions INSERT', 'exceptions UPDATE',
 		  'exception_event SELECT', 'exception_event INSERT',
-		  'tool_execution SELECT', 'tool_execution INSERT', 'tool_execution UPDATE', 'tool_definition SELECT', 'tool_execution_event SELECT',
+		  'tool_execution SELECT', 'tool_execution INSERT', 'tool_execution UPDATE', 'tool_definition SELECT', 'tool_definition_event SELECT', 'tool_execution_event SELECT',
 		  'config_change_request SELECT', 'config_change_event SELECT'],
 	'the platform''s handlers reach the platform''s tables only');
 
