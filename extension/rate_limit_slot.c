@@ -22,6 +22,7 @@
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
 #include "storage/lwlock.h"
+#include "storage/s_lock.h"
 #include "storage/shmem.h"
 
 #include "guc.h"
@@ -33,6 +34,9 @@
 
 /* How many slots the hand looks at for one call. */
 #define HAND_STEPS 32
+
+/* How often a partition's lock is tried before its holder is waited for asleep. */
+#define LOCK_SPINS 20
 
 #define DATABASE_GENERATIONS 64
 #define TENANT_GENERATIONS 4096
@@ -267,7 +271,16 @@ sn_slot_invalidate_database(void)
 void
 sn_slot_lock(const SnSlotKey *key)
 {
-	LWLockAcquire(&locks[partition_of(key)].lock, LW_EXCLUSIVE);
+	LWLock *lock = &locks[partition_of(key)].lock;
+
+	/* It is held for less than it takes to go to sleep. */
+	for (int i = 0; i < LOCK_SPINS; i++)
+	{
+		if (LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
+			return;
+		SPIN_DELAY();
+	}
+	LWLockAcquire(lock, LW_EXCLUSIVE);
 }
 
 void

@@ -10,6 +10,7 @@
 #
 # BENCH_PARTS    which of them, by default all
 # BENCH_GROUPS   of wire, by default all: one (hot key) keys rows pipelined loopback client (the same for both)
+# BENCH_CLIENTS  "1 2 8"
 # BENCH_ROUNDS   rounds of process and wire, 3
 # BENCH_SECONDS  of each measurement over the wire, one at a time, of which the best counts, 3
 # BENCH_CALLS    of one measurement in process, 2,000,000
@@ -417,7 +418,7 @@ prepare();
 for my $round (1 .. $rounds)
 {
 	process() if $part{process};
-	$part{wire} and wire($_) for 1, 2, 8;
+	$part{wire} and wire($_) for split ' ', $ENV{BENCH_CLIENTS} // '1 2 8';
 }
 memory() if $part{memory};
 report(

@@ -11,7 +11,7 @@ $t->sql(<<'SQL');
 ALTER DATABASE sentinai SET sentinai.test_clock = '2026-03-10 10:20:10+00';
 ALTER DATABASE sentinai SET search_path = sentinai, public;
 \c
-SELECT tenant_add('T' || n) FROM generate_series(1, 9) n;
+SELECT tenant_add('T' || n) FROM generate_series(1, 10) n;
 SELECT rate_limit_type_set('plenty', 100000000, 3600);
 SELECT rate_limit_type_set('tight', 1234, 3600);
 SQL
@@ -45,6 +45,7 @@ sub granted_to
 
 my %way = (
 	'a statement each' => [ T1 => q{SELECT allowed FROM rate_limit_check('T1', 'tight');} ],
+	'the answer alone' => [ T10 => q{SELECT rate_limit_allowed('T10', 'tight');} ],
 	'rolled back' => [ T2 => q{BEGIN; SELECT allowed FROM rate_limit_check('T2', 'tight'); ROLLBACK;} ],
 	'READ ONLY' => [ T3 => q{BEGIN READ ONLY; SELECT allowed FROM rate_limit_check('T3', 'tight'); COMMIT;} ],
 	'to a savepoint' => [ T4 => q{BEGIN; SAVEPOINT s; SELECT allowed FROM rate_limit_check('T4', 'tight'); ROLLBACK TO s; COMMIT;} ],
