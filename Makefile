@@ -10,7 +10,7 @@
 #   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  rate limits beside Redis;  make bench-reports  reports beside COPY
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make torture-points   the same on the build with named points: whatever runs is killed at each of them
-#   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang)
+#   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang), a minute of its HTTP paths (SEED=s)
 #   make lint      format, lists, names (make format mends the format)
 #   make clean     back to a fresh clone
 #
@@ -139,8 +139,9 @@ torture: deps all pg
 torture-points: deps all points
 	@PG_COPY=pg-points test/torture/torture --rounds $(or $(ROUNDS),10) $(if $(SEED),--seed $(SEED))
 
-fuzz: | build
+fuzz: deps all pg
 	@$(MAKE) -C worker fuzz
+	@FUZZ_SECONDS=60 SEED=$(or $(SEED),$(shell date +%s)) ONLY=415_http_fuzz test/check tap
 
 lint:
 	@scripts/lint

@@ -96,6 +96,7 @@ TAP = \
 	411_http_token \
 	412_caller_leak \
 	414_http_serve \
+	415_http_fuzz \
 	300_torture \
 	310_points
 
