@@ -65,6 +65,9 @@ SET ROLE regress_pd_sees;
 SELECT event_type, payload FROM exception_events('MASKED', 'pd_a');
 SELECT event_id, payload FROM dlq_list('pd_a');
 SELECT (dlq_get(id)).payload FROM dlq_list('pd_a');
+\set VERBOSITY sqlstate
+SELECT dlq_record(id) FROM dlq_list('pd_a');
+\set VERBOSITY terse
 SELECT payload FROM event_log;
 SELECT payload_raw FROM dead_letter_queue;
 SELECT record_value FROM event_pending;
@@ -74,11 +77,30 @@ SET ROLE regress_pd_other;
 SELECT count(*) FROM exception_payloads('MASKED', '{pd_a}');
 SELECT count(*) FROM dlq_payloads(ARRAY(SELECT generate_series(1, 100000)));
 RESET ROLE;
+-- A record's bytes can't be masked: an admin sees them, others where there is no mask. Another tenant's isn't there, for either.
+SELECT id AS masked FROM dead_letter_queue WHERE tenant_id = 'pd_a' \gset
+SELECT topic, partition, convert_from(key, 'UTF8'), convert_from(value, 'UTF8')::jsonb->>'event_id' FROM dlq_record(:masked);
+SET ROLE regress_pd_other;
+\set VERBOSITY sqlstate
+SELECT count(*) FROM dlq_record(:masked);
+\set VERBOSITY terse
+RESET ROLE;
 -- An admin sees the values, and so does a handler.
 SELECT event_type, payload FROM exception_events('MASKED', 'pd_a');
 SELECT payload->'phones' FROM exception_event WHERE exception_id = 'MASKED' AND event_type = 'ExceptionIngested';
 SELECT payload_mask_remove('*', '{phones,*}'), payload_mask_remove('*', '{phones,*}');
 SELECT payload_mask_remove(event_type, path) FROM payload_mask_list();
+SET ROLE regress_pd_sees;
+SELECT convert_from(value, 'UTF8')::jsonb->'payload'->'customer' FROM dlq_record(:masked);
+\set VERBOSITY sqlstate
+SET ROLE regress_pd_other;
+SELECT * FROM dlq_record(:masked);
+SET sentinai.tenant_id = 'pd_a';
+SET ROLE sentinai_operator;
+SELECT * FROM dlq_record(:masked);
+RESET ROLE;
+RESET sentinai.tenant_id;
+\set VERBOSITY terse
 
 --
 -- What can't be erased yet

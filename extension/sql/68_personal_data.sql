@@ -146,6 +146,34 @@ $$;
 COMMENT ON FUNCTION sentinai.exception_payloads(text, text[]) IS
 	'Payloads and metadata of an exception''s events in event_log, masked; no row for who is not a member of sentinai_payload, or for another tenant''s.';
 
+-- A record's bytes can't be masked: they are shown where no mask is about them.
+CREATE FUNCTION sentinai.dlq_record(id bigint)
+	RETURNS TABLE (topic text, partition integer, kafka_offset bigint, record_ts timestamptz, key bytea, headers sentinai.header[], value bytea)
+	LANGUAGE plpgsql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	dead	sentinai.dead_letter_queue;
+BEGIN
+	SELECT * INTO dead FROM sentinai.dead_letter_queue d WHERE d.id = $1 AND sentinai.tenant_visible(d.tenant_id);
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no dead letter %s', $1),
+			HINT = 'sentinai.dlq_list() lists them.';
+	ELSIF NOT pg_has_role(sentinai.caller_role(), 'sentinai_payload', 'USAGE')
+	   OR NOT sentinai.caller_sees_all() AND EXISTS (SELECT FROM sentinai.payload_mask m
+													  WHERE dead.event_type IS NULL OR m.event_type IN (dead.event_type, '*')) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('permission denied for the record of dead letter %s', $1),
+			DETAIL = 'Records are shown to members of sentinai_payload, and only to an admin where values of the event type are masked.';
+	END IF;
+	RETURN QUERY SELECT dead.original_topic::text, dead.original_partition, dead.original_offset, dead.record_ts, dead.record_key, dead.record_headers, dead.payload_raw;
+END
+$$;
+COMMENT ON FUNCTION sentinai.dlq_record(bigint) IS
+	'The record of a dead letter as it came: key, headers, bytes, and where it lay in Kafka. For members of sentinai_payload; where a mask is about its event type (or, if that can''t be read, where there is any mask) for an admin only. Errors: SN011, 42501.';
+
 -- ---- erasing ----
 
 -- Hashes of erased payloads are salted, so that nobody can guess a payload and see whether it was it.
