@@ -28,6 +28,8 @@ END
 $$;
 GRANT USAGE ON SCHEMA app TO sentinai_handler;
 SELECT worker_type_add('counted', 'counted-topic', 'counted');
+-- Retries come when the test says so, however slow the machine is.
+SELECT base_delay FROM retry_policy_set(worker_type => 'counted', base_delay => '1 hour', max_delay => '1 hour');
 SELECT handler_add('counted', 'Told', 'app.on_told'), handler_add('counted', 'Other', 'app.on_told');
 SELECT epoch FROM assign('counted', 'counted', 'counted-topic', 0) \gset
 

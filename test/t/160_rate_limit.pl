@@ -195,6 +195,7 @@ sub crashes
 crashes('all processes are killed', 'T2', sub { $t->cluster('kill'); $t->cluster('start') });
 crashes('the postmaster is killed', 'T3', sub {
 	my ($postmaster) = split /\n/, Sentinai::Test::slurp("$t->{cluster_dir}/data/postmaster.pid");
+	kill STOP => $postmaster;		# it starts no more of them
 	my @children = split ' ', `ps -o pid= --ppid $postmaster`;
 	kill KILL => $postmaster;
 	$t->wait_for('its children to end', sub { !grep { kill 0 => $_ } @children });
