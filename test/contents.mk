@@ -75,6 +75,7 @@ TAP = \
 	140_poison \
 	150_suspect \
 	150_topic \
+	155_tenant_scope \
 	170_usage \
 	160_rate_limit \
 	165_backpressure \
