@@ -39,6 +39,7 @@ CREATE FUNCTION sentinai.api_status_list() RETURNS TABLE (sqlstate text, status 
 		   ('SN072', 410, 'the report has expired'),
 		   ('SN073', 403, 'the link is not valid, or no longer'),
 		   ('SN075', 422, 'the report is too large'),
+		   ('SN077', 409, 'it is under a legal hold'),
 		   ('SN079', 400, 'the body is no object'),
 		   ('54000', 422, 'it is too large'),
 		   ('57014', 504, 'it took longer than the role''s statement_timeout'),
