@@ -1269,7 +1269,8 @@ $$;
 COMMENT ON FUNCTION sentinai.report_header(sentinai.audit_report) IS
 	'Internal: what a report says of itself, as JSON; in a PDF for people to read. generated_at is its bound: what a report says must not depend on when its worker came.';
 
--- Fair: the tenant with the fewest reports in work, then the one that has waited longest since its last one began.
+-- Fair: the tenant with the fewest reports in work, then the one that has waited longest since its last one began. Of each the
+-- oldest are looked at, more than there can be workers: however many wait.
 CREATE FUNCTION sentinai.report_take()
 	RETURNS TABLE (seq bigint, tries integer, id text, tenant_id text, format text, period_from timestamptz, period_to timestamptz,
 				   parameters jsonb, bound_at timestamptz, query text, count_query text, summary_query text, key_columns integer, row_limit bigint,
@@ -1285,17 +1286,24 @@ BEGIN
 	LOOP
 		-- Who is active is read once a transaction; a report that was asked for since may be waiting for others.
 		PERFORM pg_stat_clear_snapshot();
-		SELECT r.* INTO report FROM sentinai.audit_report r
+		SELECT r.* INTO report
+		  FROM (SELECT DISTINCT p.tenant_id FROM sentinai.audit_report p WHERE p.status = 'pending') t
+		 CROSS JOIN LATERAL (SELECT (SELECT count(*) FROM sentinai.audit_report g WHERE g.tenant_id = t.tenant_id AND g.status = 'generating') AS in_work,
+									(SELECT max(g.started_at) FROM sentinai.audit_report g WHERE g.tenant_id = t.tenant_id) AS last) load
+		 CROSS JOIN LATERAL (SELECT p.id FROM sentinai.audit_report p WHERE p.tenant_id = t.tenant_id AND p.status = 'pending'
+							  ORDER BY p.seq LIMIT 32) first
+		  JOIN sentinai.audit_report r ON r.id = first.id
 		 WHERE r.status = 'pending' AND sentinai.report_blocker(r.bound_at) IS NULL
-		 ORDER BY (SELECT count(*) FROM sentinai.audit_report g WHERE g.tenant_id = r.tenant_id AND g.status = 'generating'),
-				  (SELECT max(g.started_at) FROM sentinai.audit_report g WHERE g.tenant_id = r.tenant_id) NULLS FIRST, r.seq
-		 LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+		 ORDER BY load.in_work, load.last NULLS FIRST, r.seq
+		 LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED;
 		IF NOT FOUND THEN
 			RETURN;
 		END IF;
 		SELECT * INTO type FROM sentinai.report_type t WHERE t.report_type = report.report_type;
 		EXIT WHEN FOUND;
-		PERFORM sentinai.report_set_status(report.id, 'failed', format('report type "%s" is gone', report.report_type));
+		PERFORM sentinai.report_set_status(p.id, 'failed', format('report type "%s" is gone', report.report_type))
+		   FROM (SELECT o.id FROM sentinai.audit_report o WHERE o.status = 'pending' AND o.report_type = report.report_type
+				  ORDER BY o.seq FOR NO KEY UPDATE SKIP LOCKED) p;
 	END LOOP;
 	PERFORM sentinai.report_set_status(report.id, 'generating');
 	RETURN QUERY SELECT

@@ -176,6 +176,20 @@ gate();
 ends($removed, "status, sha256 = '$sha256'", 'completed|t', 'a type that is removed while a report of it is made');
 is($t->sql("SELECT length(content) > 0 FROM sentinai.report_download('$removed')"), 't', 'it can be had');
 
+# Thousands that wait: whoever takes the next one must not look at all of them for each of them.
+$t->sql($search . <<'SQL');
+SELECT tenant_add('T2');
+INSERT INTO audit_report (id, tenant_id, report_type, title, format, parameters, period_from, period_to, bound_at, requested_by, requested_role)
+SELECT 'many-' || n, 'T2', CASE WHEN n > 9000 THEN 'gone' ELSE 'policy_decisions' END, 'Many', 'csv', '{}', '2025-01-01', '2025-02-01', clock_timestamp(), 'x', 'postgres'
+  FROM generate_series(1, 10000) n ORDER BY n % 2, n;
+SQL
+ends(ask('policy_decisions'), 'status', 'completed', 'a report of another tenant is made at once though ten thousand wait');
+$t->sql($search . q{SELECT count(report_set_status(p.id, 'failed', 'enough')) FROM (SELECT id FROM audit_report
+	WHERE tenant_id = 'T2' AND report_type = 'policy_decisions' AND status = 'pending' FOR NO KEY UPDATE SKIP LOCKED) p});
+$t->wait_for_sql(q{SELECT count(*) FROM sentinai.audit_report WHERE status = 'failed' AND error_message = 'report type "gone" is gone'}, 1000,
+	name => 'those whose type is gone fail, all at once');
+$t->wait_for_sql(q{SELECT count(*) FROM sentinai.audit_report WHERE status IN ('pending', 'generating')}, 0);
+
 # ---------------------------------------------------------------- no room
 
 $t->sql(q{SELECT sentinai.report_type_add('noise', 'SELECT n AS key, n, md5(n::text || ''a'') || md5(n::text || ''b'') AS noise FROM generate_series(1, 60000) n WHERE n > coalesce($6[1]::integer, 0) ORDER BY n LIMIT $7', key_columns => 1)});
