@@ -168,7 +168,7 @@ sub turned
 	my ($text) = @_;
 	return undef if !defined $text;
 	$text =~ s/(L|%4C)EAKA/$1EAKB/g;
-	$text =~ s/\b900000001\b/970000001/g;
+	$text =~ s/(?:(?<=%28)|\b)900000001\b/970000001/g;
 	$text =~ s/(0f0f0f0f-0000-4000-8000-00000000000)a/$1e/g;
 	return $text;
 }
@@ -316,7 +316,9 @@ sub requests_of_views
 		for my $column (@{ $columns{$view} })
 		{
 			my ($value) = $leak->values_for($column, 'text');
-			my @filters = ('like.*LEAKA*', 'not.is.null', defined $value ? ("eq.$value", "neq.$value", "in.($value)", "lt.$value") : ());
+			my @filters = ('like.*LEAKA*', 'not.is.null', defined $value ? ("eq.$value", "neq.$value", "in.($value)") : (),
+				# an id below another may be one's own
+				defined $value && $value !~ /^\d+$/ ? "lt.$value" : ());
 			push @requests, pair('GET', "$before$view?$column=$filters[ $turn++ % @filters ]");
 		}
 	}

@@ -308,7 +308,7 @@ sub plain
 	my ($self, $answer) = @_;
 
 	$answer =~ s/$nobody/$victim/g;
-	$answer =~ s/\b970000001\b/900000001/g;
+	$answer =~ s/(?:(?<=%28)|\b)970000001\b/900000001/g;
 	$answer =~ s/\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?/TIME/g;
 	$answer =~ s/\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/UUID/g;
 	return $answer;
