@@ -288,3 +288,69 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_discard(jsonb) IS
 	E'Discards a dead letter\nTakes {id, tenant_id, reason, actor}; reason is required. Answers {id, status, discarded_at, discarded_by}. 409 unless it is pending. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.dlq_growth(tenant_id text DEFAULT NULL, bucket interval DEFAULT '1 hour', since interval DEFAULT '24 hours') RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_growth(sentinai.tenant_check($1), $2, $3) g;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_growth(text, interval, interval) IS
+	E'How dead letters have grown\nWhat was added, retried, closed and removed in each bucket (1 hour) since that long ago (24 hours). Answers {items, total}.';
+
+CREATE FUNCTION sentinai_api.dlq_rehearse(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	SELECT coalesce(json_agg(r), '[]') INTO items
+	  FROM sentinai.dlq_rehearse(sentinai.tenant_check(args->>'tenant_id'), least(sentinai.api_bigint(args, 'n', 10), 100000)::integer,
+			sentinai.api_text(args, 'fingerprint'), sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
+			sentinai.api_text(args, 'error_type')) r;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_rehearse(jsonb) IS
+	E'Which dead letters a retry would mend\nTakes {tenant_id, n: 10, fingerprint, worker_type, event_type, error_type}. Runs the real handlers on at most n of the oldest pending ones, and rolls all of it back. Answers {items: [{id, would_succeed, error_type, sqlstate, error_message, error_detail, emitted}], total}.';
+
+CREATE FUNCTION sentinai_api.dlq_reassign(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	answer	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	SELECT row_to_json(r) INTO answer
+	  FROM sentinai.dlq_reassign(sentinai.api_bigint(args, 'id'), sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')),
+								 sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
+	RETURN answer;
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_reassign(jsonb) IS
+	E'Gives a dead letter a tenant\nTakes {id, tenant_id, reason, actor}: the tenant that it gets. Answers {id, tenant_id, status}. 409 unless it is pending. For the admin.';

@@ -103,6 +103,50 @@ $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_delete(jsonb) IS
 	E'Gives a tenant the default limit again\nTakes {tenant_id, limit_type, reason, actor}. Answers 204, also where there was nothing to delete. For the admin.';
 
+CREATE FUNCTION sentinai_api.rate_limit_reset(jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
+		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
+	END IF;
+	PERFORM sentinai.rate_limit_reset(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
+									  sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limit_reset(jsonb) IS
+	E'Lets a limit count from zero\nTakes {tenant_id, limit_type, reason, actor}. The limit itself stays. Answers 204.';
+
+CREATE FUNCTION sentinai_api.rate_limit_forecast(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text;
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
+	SELECT coalesce(json_agg(f), '[]') INTO items FROM sentinai.rate_limit_forecast(tenant) f;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.rate_limit_forecast(text) IS
+	E'When events that wait for their turn will be taken\nOf a tenant whose events come faster than its rate: how many wait, and until when. Answers {items, total}.';
+
 -- ---- usage ----
 
 CREATE FUNCTION sentinai_api.usage_summary(tenant_id text DEFAULT NULL, period text DEFAULT 'day', at timestamptz DEFAULT now()) RETURNS json

@@ -237,12 +237,14 @@ BEGIN
 	CASE $2
 		WHEN 'cancel' THEN PERFORM sentinai.report_cancel(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
 		WHEN 'retry' THEN PERFORM sentinai.report_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		WHEN 'hold' THEN PERFORM sentinai.report_hold(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		WHEN 'release' THEN PERFORM sentinai.report_release(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
 	END CASE;
 	SELECT sentinai.api_report(to_jsonb(s)) INTO answer FROM sentinai.report_status(id, tenant) s;
 	RETURN sentinai.api_end(tenant, answer);
 END
 $$;
-COMMENT ON FUNCTION sentinai.api_report_act(jsonb, text) IS 'What report_cancel and report_retry of sentinai_api share.';
+COMMENT ON FUNCTION sentinai.api_report_act(jsonb, text) IS 'What report_cancel, report_retry, report_hold and report_release of sentinai_api share.';
 
 CREATE FUNCTION sentinai_api.report_cancel(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
@@ -277,6 +279,40 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_retry(jsonb) IS
 	E'Makes a failed report once more\nTakes {id, tenant_id, reason, actor}. Answers the report. 409 unless it has failed. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.report_hold(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.api_report_act($1, 'hold');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_hold(jsonb) IS
+	E'Keeps a report from expiring\nTakes {id, tenant_id, reason, actor}; reason is required. Answers the report. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.report_release(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	detail	text;
+	hint	text;
+BEGIN
+	RETURN sentinai.api_report_act($1, 'release');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_release(jsonb) IS
+	E'Lets a report expire again\nTakes {id, tenant_id, reason, actor}; reason is required. Answers the report. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.report_link(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE

@@ -145,6 +145,182 @@ $$;
 COMMENT ON FUNCTION sentinai_api.tenant_list(text) IS
 	E'Tenants\nOf a status (active, suspended, archived) or all: the caller''s own, and for the admin every one. Answers {items, total}.';
 
+CREATE FUNCTION sentinai_api.tenant_add(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	IF jsonb_typeof(args->'metadata') NOT IN ('object', 'null') THEN
+		PERFORM sentinai.api_wrong('metadata', args->'metadata', 'an object');
+	ELSIF jsonb_typeof(args->'tags') NOT IN ('array', 'null') THEN
+		PERFORM sentinai.api_wrong('tags', args->'tags', 'an array of texts');
+	END IF;
+	tenant := sentinai.tenant_add(sentinai.api_text(args, 'tenant_id'), sentinai.api_text(args, 'name'), sentinai.api_text(args, 'industry'),
+		CASE jsonb_typeof(args->'tags') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(args->'tags')) END, nullif(args->'metadata', 'null'));
+	PERFORM sentinai.api_answer(201);
+	RETURN json_build_object('tenant_id', tenant, 'status', 'active');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.tenant_add(jsonb) IS
+	E'Adds a tenant\nTakes {tenant_id, name, industry, tags, metadata}. Answers 201 with {tenant_id, status}. 409 where it exists already. For the admin.';
+
+CREATE FUNCTION sentinai_api.tenant_suspend(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	PERFORM sentinai.tenant_suspend(tenant, sentinai.api_text(args, 'reason'));
+	RETURN json_build_object('tenant_id', tenant, 'status', 'suspended');
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.tenant_suspend(jsonb) IS
+	E'Lets a tenant''s events wait\nTakes {tenant_id, reason}. Answers {tenant_id, status}. For the admin.';
+
+CREATE FUNCTION sentinai_api.tenant_resume(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	released	bigint;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	released := sentinai.tenant_resume(tenant, sentinai.api_text(args, 'reason'));
+	RETURN json_build_object('tenant_id', tenant, 'status', 'active', 'released', released);
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.tenant_resume(jsonb) IS
+	E'Takes a tenant back\nTakes {tenant_id, reason}. Answers {tenant_id, status, released}: how many events waited. For the admin.';
+
+CREATE FUNCTION sentinai_api.subject_erase(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	tenant	text;
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	SELECT coalesce(json_agg(e), '[]') INTO items
+	  FROM sentinai.subject_erase(tenant, sentinai.api_text(args, 'key'), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) e;
+	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.subject_erase(jsonb) IS
+	E'Erases a person''s data\nTakes {tenant_id, key, reason, actor}: see docs/personal-data.md. Answers {tenant_id, items: [{relation, rows}], total}. For the admin.';
+
+CREATE FUNCTION sentinai_api.circuit_list() RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT coalesce(json_agg(c), '[]') INTO items FROM sentinai.circuit_list() c;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.circuit_list() IS
+	E'Circuit breakers that are open\nWhich worker type and event type, since when and why. Answers {items, total}.';
+
+CREATE FUNCTION sentinai_api.circuit_open(jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	PERFORM sentinai.circuit_open(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'), sentinai.tenant_check(args->>'tenant_id'),
+								  sentinai.api_text(args, 'reason'));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.circuit_open(jsonb) IS
+	E'Opens a circuit by hand\nTakes {worker_type, event_type, tenant_id, reason}: its events wait. Answers 204.';
+
+CREATE FUNCTION sentinai_api.circuit_close(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb;
+	detail	text;
+	hint	text;
+BEGIN
+	args := sentinai.api_args($1);
+	RETURN json_build_object('released', sentinai.circuit_close(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
+																sentinai.tenant_check(args->>'tenant_id')));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.circuit_close(jsonb) IS
+	E'Closes a circuit\nTakes {worker_type, event_type, tenant_id}. Answers {released}: how many events waited.';
+
+CREATE FUNCTION sentinai_api.retry_policy_list() RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	detail	text;
+	hint	text;
+BEGIN
+	SELECT coalesce(json_agg(p), '[]') INTO items FROM sentinai.retry_policy_list() p;
+	RETURN json_build_object('items', items, 'total', json_array_length(items));
+EXCEPTION WHEN query_canceled OR OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.retry_policy_list() IS
+	E'Retry policies\nThose that count. Answers {items, total}.';
+
+
 -- ---- lists ----
 
 -- Each column that a viewer may read of a table, under row security: with PostgREST's filters, ordering and columns, at /rest/NAME.

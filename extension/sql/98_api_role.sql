@@ -37,10 +37,12 @@ BEGIN
 			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',
 				'dlq_history', 'dlq_groups', 'rate_limits_get', 'rate_limits_usage', 'usage_summary', 'usage_details', 'usage_export',
 				'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_download_head',
-				'report_download_by_token', 'exception_trace', 'exception_events', 'event_why', 'tenant_list']),
+				'report_download_by_token', 'exception_trace', 'exception_events', 'event_why', 'tenant_list',
+				'dlq_growth', 'rate_limit_forecast', 'circuit_list', 'retry_policy_list']),
 			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end', 'api_report_act', 'event_id_new']),
 			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard', 'report_request',
-				'report_download', 'report_cancel', 'report_retry', 'report_link', 'exception_create'])
+				'report_download', 'report_cancel', 'report_retry', 'report_link', 'exception_create',
+				'dlq_rehearse', 'rate_limit_reset', 'report_hold', 'report_release', 'circuit_open', 'circuit_close'])
 		  ) v (schema_name, role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure, may.role_name), ';')

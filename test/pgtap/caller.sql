@@ -261,7 +261,7 @@ CREATE FUNCTION pg_temp.argument(fn text, name text, type regtype, tenant text) 
 			'id', CASE WHEN $1 ~ 'report' THEN to_jsonb($4 || '-id')
 					   ELSE to_jsonb(coalesce((SELECT d.id FROM sentinai.dead_letter_queue d WHERE d.tenant_id = $4), 987654321)) END,
 			'dlq_ids', jsonb_build_array(coalesce((SELECT d.id FROM sentinai.dead_letter_queue d WHERE d.tenant_id = $4), 987654321)),
-			'reason', 'why', 'actor', 'who'))
+			'limit_type', 'api_requests', 'worker_type', 'intake', 'event_type', 'ExceptionIngested', 'reason', 'why', 'actor', 'who'))
 		WHEN $3 = 'text'::regtype THEN '''x'''
 		WHEN $3 IN ('integer'::regtype, 'bigint', 'double precision', 'numeric') THEN '1'
 		WHEN $3 = 'boolean'::regtype THEN 'true'
