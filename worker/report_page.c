@@ -400,8 +400,7 @@ measure_column(Page *page, Column *column, int number)
 		measure_text(column, cell, page->report->rows[i][number]);
 	g_object_unref(head);
 	g_object_unref(cell);
-	column->word += 2 * CELL_PADDING + 0.5;
-	column->wants = fmax(column->wants + 2 * CELL_PADDING + 0.5, column->word);
+	column->wants = fmax(column->wants, column->word);
 }
 
 /*
@@ -427,31 +426,46 @@ share_width(Column *columns, int n_columns, double total, double words, double w
 	}
 }
 
+/* All columns, in that size. Returns the width of the longest word of each, together. */
+static double
+measure_columns(Page *page, Column *columns, double size)
+{
+	double words = 0;
+
+	page->cell_size = size;
+	for (int i = 0; i < page->report->n_columns; i++)
+	{
+		const cJSON *column = cJSON_GetArrayItem(page->report->columns, i);
+
+		columns[i].title = report_text(column, "title");
+		columns[i].right = strcmp(report_text(column, "align"), "right") == 0;
+		measure_column(page, &columns[i], i);
+		words += columns[i].word;
+	}
+	return words;
+}
+
 /* The columns of the table, and of the page in what size its cells are written. */
 static Column *
 make_columns(Page *page, double total)
 {
 	const Report *report = page->report;
 	Column *columns = g_new0(Column, report->n_columns);
-	double words;
-	double wants;
+	double padding = 2 * CELL_PADDING + 0.5;
+	double words = measure_columns(page, columns, CELL_SIZE);
+	double room = total - padding * report->n_columns;
+	double wants = 0;
 
-	page->cell_size = CELL_SIZE + 0.5;
-	do
+	/* Letters don't shrink quite as their size does: measured once more, with a little to spare. */
+	if (words > room)
+		words = measure_columns(page, columns, fmax(floor(CELL_SIZE * room / words * 9.7) / 10, CELL_SIZE_MIN));
+	words += padding * report->n_columns;
+	for (int i = 0; i < report->n_columns; i++)
 	{
-		page->cell_size -= 0.5;
-		words = wants = 0;
-		for (int i = 0; i < report->n_columns; i++)
-		{
-			const cJSON *column = cJSON_GetArrayItem(report->columns, i);
-
-			columns[i].title = report_text(column, "title");
-			columns[i].right = strcmp(report_text(column, "align"), "right") == 0;
-			measure_column(page, &columns[i], i);
-			words += columns[i].word;
-			wants += columns[i].wants;
-		}
-	} while (words > total && page->cell_size > CELL_SIZE_MIN);
+		columns[i].word += padding;
+		columns[i].wants += padding;
+		wants += columns[i].wants;
+	}
 	share_width(columns, report->n_columns, total, words, wants);
 	return columns;
 }

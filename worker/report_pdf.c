@@ -38,6 +38,9 @@
 /* A longer text of a cell is cut, and says so: a page has room for some thousand characters. */
 #define CELL_MAX 20000
 
+/* More are no table that anybody could read. */
+#define COLUMNS_MAX 60
+
 void
 fail(const char *format, ...)
 {
@@ -209,6 +212,9 @@ take_line(Report *report, cJSON *object, size_t line)
 	{
 		report->columns = value;
 		report->n_columns = cJSON_GetArraySize(value);
+		if (report->n_columns > COLUMNS_MAX)
+			fail("a PDF has room for %d columns, the report has %d: csv, json and jsonl have any number", COLUMNS_MAX,
+				 report->n_columns);
 	}
 	else if (strcmp(name, "row") == 0 && cJSON_IsArray(value))
 	{

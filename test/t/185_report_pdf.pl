@@ -110,6 +110,12 @@ push @odd, ['LAST', undef, 'row'];
 is($status, 0, 'odd characters are drawn') or diag($errors);
 like(poppler('pdftotext', $file, '-'), qr/U\+10FFFF.*LAST/s, 'to the last of them');
 
+# As many columns as there may be, and texts as long as they may be
+($file, $errors, $status) = draw(lines($head, {columns => [map { {title => "Column $_"} } 1 .. 60]},
+	(map { my $n = $_; {row => [map { "value $n $_ " . 'y' x ($n * 50) } 1 .. 60]} } 1 .. 3), {end => {rows => 3}}));
+is($status, 0, 'sixty columns are drawn') or diag($errors);
+like(poppler('pdftotext', $file, '-'), qr/page 1 of/, 'and can be read');
+
 # ---- what it refuses
 
 sub refuses
@@ -137,6 +143,7 @@ refuses('an empty object', lines($head, {}, $end), qr/line 2 is empty/);
 refuses('what is no JSON', lines($head, 'row'), qr/line 2 is not a JSON object/);
 refuses('what is no UTF-8', lines($head) . "{\"row\":[\"\xff\"]}\n", qr/line 2 is not valid UTF-8/);
 refuses('a chart of another kind', lines($head, {chart => {kind => 'pie', title => 'P', x => [], series => []}}, $end), qr/chart "P" needs a kind/);
+refuses('a table that is too wide', lines($head, {columns => [map { {title => $_} } 1 .. 61]}), qr/a PDF has room for 60 columns, the report has 61/);
 refuses('an unknown option', lines($head, $end), qr/unknown option "--pages"/, '--pages', '3');
 refuses('a limit that is none', lines($head, $end), qr/--memory wants a number above 0/, '--memory', 'much');
 refuses('more memory than it may have', report([(['a', 'b', 'c' x 5000]) x 20000]), qr/./, '--memory', '90');
