@@ -23,7 +23,7 @@ SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 12 THEN 'TENANT_002' ELSE
 	   'foreign_key_violation', 'insert or update on table "invoice" violates foreign key constraint "invoice_customer"', '23503',
 	   '5e0c5a8f0c2b6d11', 'exceptions', n % 6, n, '{"amount": 120}', '\x7b7d', '2026-01-15 10:29:00+00', now() - n * interval '1 minute'
   FROM generate_series(1, 14) n;
-SELECT rate_limit_set('TENANT_003', 'api_requests', 2, 3600);
+SELECT rate_limit_set('TENANT_003', 'api_requests', 2, 86400);
 SQL
 my $h = $t->http;
 my %token = (

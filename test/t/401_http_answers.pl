@@ -16,7 +16,7 @@ SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 40 THEN 'TENANT_002' ELSE
 	   'timeout', 'downstream timed out', 'f', 'exceptions', 0, n, '{"secret": 1}', '\x7b7d', now() - (n / 3) * interval '1 minute'
   FROM generate_series(1, 45) n;
 SELECT rate_limit_set('TENANT_001', 'api_requests', 100000);
-SELECT rate_limit_set('LIMITED', 'api_requests', 3, 3600), rate_limit_set('TENANT_002', 'report_generations', 1, 86400);
+SELECT rate_limit_set('LIMITED', 'api_requests', 3, 86400), rate_limit_set('TENANT_002', 'report_generations', 1, 86400);
 SQL
 my $h = $t->http;
 my $operator = $h->token('sentinai_operator', 'TENANT_001', 'ann@example.com');
@@ -208,13 +208,13 @@ is("@offset", join(' ', reverse @seen), 'the same by offset, from the other end'
 my $limited = $h->token('sentinai_viewer', 'LIMITED');
 my $first = $h->get('/ops/dlq/stats', token => $limited);
 like($first->{headers}{ratelimit}, qr/^"api_requests";r=2;t=\d+$/, 'RateLimit');
-is($first->{headers}{'ratelimit-policy'}, '"api_requests";q=3;w=3600', 'RateLimit-Policy');
+is($first->{headers}{'ratelimit-policy'}, '"api_requests";q=3;w=86400', 'RateLimit-Policy');
 like($h->get('/ops/dlq?limit=0', token => $limited)->{headers}{ratelimit}, qr/r=1;/, 'an error has them too, and is charged');
 $h->post('/api/admin/dlq/replay', token => $limited);
 my $refused = $h->get('/ops/dlq/stats', token => $limited);
 is_deeply([ $refused->{status}, $refused->{reason} ], [ 429, 'Too Many Requests' ], 'then no more');
 is($refused->{body} =~ s/"reset_at" : "20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"/RESET/r,
-	'{"detail" : "Rate limit exceeded: api_requests (3/3600s)", "limit_type" : "api_requests", "limit" : 3, "current" : 4, RESET}', 'with the runbook\'s body');
+	'{"detail" : "Rate limit exceeded: api_requests (3/86400s)", "limit_type" : "api_requests", "limit" : 3, "current" : 4, RESET}', 'with the runbook\'s body');
 like($refused->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'Retry-After in whole seconds');
 like($refused->{headers}{ratelimit}, qr/^"api_requests";r=0;t=\d+$/, 'RateLimit says when');
 is($refused->{headers}{'cache-control'}, 'no-store', 'nobody keeps it');
@@ -224,10 +224,10 @@ is($h->get('/health', token => $limited)->{status}, 429, 'and what would need no
 is($h->get('/health')->{status}, 200, 'which without one is not');
 is($h->get('/usage/rate-limits?tenant_id=LIMITED', token => $admin)->{json}{statuses}[0]{current}, 7, 'refused ones count, too');
 is($h->get('/ops/dlq/stats?tenant_id=LIMITED', token => $admin)->{headers}{ratelimit}, undef, 'the admin has no limit');
-is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 3600, enabled => \0 })->{status}, 200,
+is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 86400, enabled => \0 })->{status}, 200,
 	'the runbook\'s reset: disabled');
 is($h->get('/ops/dlq/stats', token => $limited)->{status}, 200, 'nothing is limited');
-is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 3600, enabled => \1 })->{status}, 200,
+is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 86400, enabled => \1 })->{status}, 200,
 	'and enabled');
 like($h->get('/ops/dlq/stats', token => $limited)->{headers}{ratelimit}, qr/r=999;/, 'counts from zero');
 
