@@ -26,6 +26,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/datetime.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -74,32 +75,54 @@ sn_clock(PG_FUNCTION_ARGS)
 
 /* ---- slots that a transaction with changed limits has for itself ---- */
 
+/* Zeroed before it is filled: it is hashed as bytes. */
+typedef struct OwnKey
+{
+	Oid incarnation;
+	int32 type_id;
+	char tenant_id[SN_TENANT_LEN];
+} OwnKey;
+
 typedef struct OwnSlot
 {
+	OwnKey key;
 	SnSlot slot;
-	struct OwnSlot *next;
 } OwnSlot;
 
-static OwnSlot *own_slots = NULL; /* in TopTransactionContext */
+static HTAB *own_slots = NULL; /* in TopTransactionContext */
+
+static void
+own_slots_make(void)
+{
+	HASHCTL info = {.keysize = sizeof(OwnKey), .entrysize = sizeof(OwnSlot), .hcxt = TopTransactionContext};
+
+	own_slots = hash_create("sentinai own rate limits", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
 
 static SnSlot *
 own_slot(const SnSlotKey *key)
 {
+	OwnKey name;
 	OwnSlot *own;
 	SnSlot *shared;
+	bool found;
 
-	for (own = own_slots; own != NULL; own = own->next)
-		if (sn_slot_is(&own->slot, key))
-			return &own->slot;
-	own = MemoryContextAllocZero(TopTransactionContext, sizeof(OwnSlot));
+	if (own_slots == NULL)
+		own_slots_make();
+	memset(&name, 0, sizeof(name));
+	name.incarnation = key->incarnation;
+	name.type_id = key->type_id;
+	memcpy(name.tenant_id, key->tenant_id, key->tenant_len);
+	own = hash_search(own_slots, &name, HASH_ENTER, &found);
+	if (found)
+		return &own->slot;
+	memset(&own->slot, 0, sizeof(SnSlot));
 	sn_slot_name(&own->slot, key);
 	sn_slot_lock(key);
 	shared = sn_slot_find(key);
 	if (shared)
 		own->slot = *shared;
 	sn_slot_unlock(key);
-	own->next = own_slots;
-	own_slots = own;
 	return &own->slot;
 }
 
