@@ -7,7 +7,7 @@
 #   make http      try its HTTP paths on http://127.0.0.1:8000 (HTTP_PORT=n), with curl lines to begin with, until Ctrl-C
 #   make check     everything that must hold, on clusters and brokers of its own
 #   make check-matrix   the extension on PostgreSQL 16 and 18, from PyPI
-#   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  rate limits beside Redis;  make bench-reports  reports beside COPY
+#   make bench     figures;  make bench-peers  others beside ours;  make bench-limits  rate limits beside Redis;  make bench-reports  reports beside COPY;  make bench-http  HTTP beside SELECT 1
 #   make torture   ROUNDS=n SEED=s: events under load, harm to everything that runs, an account of every event
 #   make torture-points   the same on the build with named points: whatever runs is killed at each of them
 #   make fuzz      ten seconds of fuzzing of what reads foreign bytes (needs clang), a minute of its HTTP paths (SEED=s)
@@ -34,7 +34,7 @@ PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo http check bench bench-peers bench-docs bench-limits bench-reports report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install deps pg points demo http check bench bench-peers bench-docs bench-limits bench-reports bench-http report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
@@ -118,6 +118,9 @@ bench-limits: deps-bench all pg
 	@perl -I test/perl test/bench/limits.pl
 
 # ROWS=20000 for a short look
+bench-http: deps-bench all pg
+	@perl -I test/perl test/bench/http.pl
+
 bench-reports: deps all pg
 	@perl -I test/perl test/bench/reports.pl
 

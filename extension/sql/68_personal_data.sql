@@ -111,6 +111,7 @@ COMMENT ON FUNCTION sentinai.payload_masked(text, jsonb) IS
 CREATE FUNCTION sentinai.dlq_payloads(ids bigint[]) RETURNS TABLE (id bigint, payload jsonb, event_metadata jsonb)
 	LANGUAGE plpgsql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
+	SET plan_cache_mode = force_generic_plan
 	AS $$
 DECLARE
 	masks	boolean := EXISTS (SELECT FROM sentinai.payload_mask);

@@ -57,11 +57,16 @@ BEGIN
 		 LIMIT $7 OFFSET $8);
 	SELECT coalesce(json_agg(e), '[]') INTO items FROM sentinai.dlq_entries(ids) e;
 	IF cardinality(ids) = $7 THEN
-		SELECT sentinai.api_cursor(d.created_at, d.id::text) INTO last_item FROM sentinai.dead_letter_queue d WHERE d.id = ids[$7];
+		last_item := sentinai.api_cursor((items->-1->>'created_at')::timestamptz, ids[$7]::text);
 	END IF;
-	SELECT count(*) INTO total FROM sentinai.dead_letter_queue d
-	 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
-	   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
+	-- A page that isn't full tells how many there are.
+	IF cardinality(ids) BETWEEN sign($8) AND $7 - 1 AND $9 IS NULL THEN
+		total := $8 + cardinality(ids);
+	ELSE
+		SELECT count(*) INTO total FROM sentinai.dead_letter_queue d
+		 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
+		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
+	END IF;
 	RETURN json_build_object('items', items, 'total', total, 'limit', $7, 'offset', $8, 'next_after', last_item);
 EXCEPTION WHEN query_canceled OR OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;

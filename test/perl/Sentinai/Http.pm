@@ -34,11 +34,12 @@ use JSON::PP;
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 
-# Sentinai::Test::http calls it. settings => 'a = b; c = d' for PostgREST's configuration; port => nginx's
+# Sentinai::Test::http calls it. settings => 'a = b; c = d' for PostgREST's configuration; port => nginx's; dir => where
+# another one lies
 sub new
 {
 	my ($class, $t, %option) = @_;
-	my $self = bless { t => $t, dir => "$t->{dir}/http", option => \%option, tokens => {} }, $class;
+	my $self = bless { t => $t, dir => $option{dir} // "$t->{dir}/http", option => \%option, tokens => {} }, $class;
 
 	$self->http('start');
 	$self->read_environment;

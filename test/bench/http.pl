@@ -1,0 +1,129 @@
+# http: how many requests a second the HTTP surface answers, by wrk, and how long the slowest of a hundred takes. `make
+# bench-http` calls it; docs/performance.md tells what the figures mean.
+#
+# The measure is PostgREST's own `SELECT 1`: a function of the same schema by a PostgREST of its own on the same database,
+# without nginx, without our db-pre-request. Each round measures everything once, one after the other, and a ratio is of
+# two figures of one round; what is shown is the median of the rounds.
+#
+# BENCH_SECONDS      of each measurement, 4
+# BENCH_ROUNDS       3
+# BENCH_CONNECTIONS  8
+use Sentinai::Bench;
+use Sentinai::Test;
+use List::Util qw(max);
+
+my $seconds = $ENV{BENCH_SECONDS} // 4;
+my $rounds = $ENV{BENCH_ROUNDS} // 3;
+my $connections = $ENV{BENCH_CONNECTIONS} // 8;
+my $dead_letters = 200_000;
+my $t = Sentinai::Test->new(settings => 'max_wal_size = 8GB; checkpoint_timeout = 1h');
+
+$t->sql(<<"SQL");
+SELECT sentinai.tenant_add(t) FROM unnest(ARRAY['TENANT_001', 'TENANT_002', 'TENANT_003']) t;
+SELECT sentinai.rate_limit_set(t, 'api_requests', 1000000000) FROM unnest(ARRAY['TENANT_001', 'TENANT_003']) t;
+SELECT sentinai.rate_limit_set('TENANT_002', 'api_requests', 1, 86400);
+INSERT INTO sentinai.dead_letter_queue (event_id, event_type, tenant_id, exception_id, worker_type, step, error_type, error_message,
+	fingerprint, original_topic, original_partition, original_offset, payload, payload_raw)
+SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > $dead_letters THEN 'TENANT_003' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle', 'timeout', 'it took too long', 'f', 'exceptions', 0, n,
+	'{"amount": 1}', '\\x7b7d' FROM generate_series(1, $dead_letters + 100) n;
+CREATE FUNCTION sentinai_api.bench_one() RETURNS integer LANGUAGE sql STABLE AS 'SELECT 1';
+GRANT EXECUTE ON FUNCTION sentinai_api.bench_one() TO sentinai_operator;
+VACUUM ANALYZE sentinai.dead_letter_queue
+SQL
+my $h = $t->http;
+my $bare = do { local $ENV{PGRST_DB_PRE_REQUEST} = ''; Sentinai::Http->new($t, dir => "$t->{dir}/http-bare") };
+my $token = $h->token('sentinai_operator', 'TENANT_001', 'ann');
+my $limited = $h->token('sentinai_operator', 'TENANT_002', 'bob');
+my $next_id = 1;
+
+my $few = $h->token('sentinai_operator', 'TENANT_003', 'ann');
+my $of_few = 'tenant_id=TENANT_003';
+
+# name, PostgREST's or nginx's address, what to ask, with which token, the status that is right
+my @what = (
+	[ '`SELECT 1`, PostgREST alone', $bare->postgrest, 'GET /rpc/bench_one', $few, 200 ],
+	[ '`SELECT 1`, with the pre-request', $h->postgrest, 'GET /rpc/bench_one', $few, 200 ],
+	[ '`GET /ops/dlq`, 1 row of 100', $h->url, "GET /ops/dlq?$of_few&limit=1", $few, 200 ],
+	[ '`GET /ops/dlq`, 100 rows of 100', $h->url, "GET /ops/dlq?$of_few&limit=100&offset=0", $few, 200 ],
+	[ '`GET /ops/dlq`, 100 rows of 200,000', $h->url, 'GET /ops/dlq?tenant_id=TENANT_001&limit=100&offset=0', $token, 200 ],
+	[ '`GET /ops/dlq/{id}`', $h->url, 'GET /ops/dlq/' . ($dead_letters + 7) . "?$of_few", $few, 200 ],
+	[ '`POST /ops/dlq/{id}/retry`', $h->url, 'POST retry', $token, 200 ],
+	[ '`GET /ops/dlq` at its limit: 429', $h->url, 'GET /ops/dlq?tenant_id=TENANT_002', $limited, 429 ],
+);
+# the keys of both are those of the first
+Sentinai::Test::run('cp', '-p', "$h->{dir}/jwks.json", "$bare->{dir}/jwks.json");
+$bare->http('reload');
+$t->wait_for('the keys', sub { $bare->get('/rpc/bench_one', token => $few, direct => 1)->{status} == 200 });
+$h->get('/ops/dlq?tenant_id=TENANT_002', token => $limited);
+my %figures;
+
+for my $round (1 .. $rounds)
+{
+	for my $what (@what)
+	{
+		my $figure = measure(@$what);
+		push @{ $figures{ $what->[0] } }, { %$figure, round => $round };
+		note(sprintf '%d  %-40s %8.0f/s  p99 %7.2f ms', $round, $what->[0], @$figure{qw(per_second p99)});
+	}
+}
+print table();
+ok(1, 'measured');
+done_testing();
+
+sub measure
+{
+	my ($name, $url, $ask, $token, $status) = @_;
+	my ($method, $path) = split / /, $ask, 2;
+	my $script = "$t->{dir}/wrk.lua";
+
+	open my $handle, '>', $script or die "$script: $!";
+	print {$handle} lua($method, $path, $token, $status);
+	close $handle;
+	my ($failed, $out, $err) = Sentinai::Test::capture({}, 'wrk', '-t', 1, '-c', $connections, '-d', "${seconds}s", '--latency', '--timeout', '30s', '-s', $script, $url);
+	die "wrk: $out$err" if $failed;
+	my ($per_second, $p99, $wrong, $last) = $out =~ /^figures ([\d.]+) ([\d.]+) (\d+) (\d+)/m or die "wrk said: $out$err";
+	die "$name: $wrong answers were not $status\n$out" if $wrong;
+	$next_id = $last;
+	return { per_second => $per_second, p99 => $p99 };
+}
+
+# Each retry is another dead letter's
+sub lua
+{
+	my ($method, $path, $token, $status) = @_;
+	my $request = $path eq 'retry'
+	  ? "id = id + 1; return wrk.format('POST', '/ops/dlq/' .. id .. '/retry?tenant_id=TENANT_001', nil, '{\"reason\": \"bench\"}')"
+	  : "return wrk.format('$method', '$path')";
+
+	return <<"LUA";
+local threads = {}
+id = $next_id
+wrong = 0
+function setup(thread) table.insert(threads, thread) end
+wrk.headers['Authorization'] = 'Bearer $token'
+wrk.headers['Content-Type'] = 'application/json'
+function request() $request end
+function response(status) if status ~= $status then wrong = wrong + 1 end end
+function done(summary, latency)
+	local all, last = 0, 0
+	for _, thread in ipairs(threads) do all = all + thread:get('wrong'); last = math.max(last, thread:get('id')) end
+	print(string.format('figures %.1f %.3f %d %d', summary.requests / summary.duration * 1e6, latency:percentile(99) / 1e3, all, last))
+end
+LUA
+}
+
+sub median { my @sorted = sort { $a <=> $b } @_; return $sorted[ @sorted / 2 ] }
+
+sub table
+{
+	my $base = $figures{ $what[0][0] };
+	my $text = "| | requests/s | p99, ms | beside `SELECT 1` |\n| --- | --- | --- | --- |\n";
+
+	for my $name (map { $_->[0] } @what)
+	{
+		my @of = @{ $figures{$name} };
+		$text .= sprintf "| %s | %.0f | %.1f | %.2f |\n", $name, median(map { $_->{per_second} } @of), median(map { $_->{p99} } @of),
+		  median(map { $of[$_]{per_second} / $base->[$_]{per_second} } 0 .. $#of);
+	}
+	return $text;
+}
