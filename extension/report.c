@@ -51,10 +51,14 @@
 #include "shmem.h"
 #include "spi.h"
 
-/* A chunk that is read ends after so many rows, or so much time, whichever comes first: it holds a snapshot. */
+/*
+ * A chunk that is read ends after so many rows, or so much time since its first one (or so many times what that took),
+ * whichever comes first: it holds a snapshot.
+ */
 #define CHUNK_ROWS 20000
 #define CHUNK_MS 1000
 #define CHUNK_LOOK 100 /* it looks at the clock once in so many rows */
+#define CHUNK_PARTS 10
 /* Bytes of a row of report_chunk, and how many rows one transaction writes. */
 #define STORE_BYTES (256 * 1024)
 #define STORE_ROWS 64
@@ -87,6 +91,7 @@ typedef struct Generation
 	int64 rows_total;	/* below the bound; -1: not counted */
 	int64 rows;			/* read so far */
 	int64 chunk_rows;	/* of these in the current chunk */
+	TimestampTz chunk_begun;
 	TimestampTz chunk_until;
 	bool chunk_full; /* ended by us: there may be more */
 	TimestampTz deadline;
@@ -472,6 +477,23 @@ not_complete(const char *why)
 			 "Either its key is not unique, its rows are not in the order of its key or don't go on from $6, or rows below its bound were changed.")));
 }
 
+/* What had to be done before the first row is done again for each chunk: it stays a small part of it. */
+static bool
+ends_chunk(Generation *generation)
+{
+	TimestampTz now;
+
+	if (generation->chunk_rows >= CHUNK_ROWS)
+		return true;
+	if (generation->chunk_rows % CHUNK_LOOK != 1)
+		return false;
+	now = GetCurrentTimestamp();
+	if (generation->chunk_rows == 1)
+		generation->chunk_until =
+			Max(TimestampTzPlusMilliseconds(now, CHUNK_MS), now + CHUNK_PARTS * (now - generation->chunk_begun));
+	return now >= generation->chunk_until;
+}
+
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
@@ -495,8 +517,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 							errdetail("Ask for a shorter period, or raise row_limit of its type.")));
 		return true;
 	}
-	generation->chunk_full = generation->chunk_rows >= CHUNK_ROWS || (generation->chunk_rows % CHUNK_LOOK == 0 &&
-																	  GetCurrentTimestamp() >= generation->chunk_until);
+	generation->chunk_full = ends_chunk(generation);
 	if (generation->chunk_full)
 		save_key(generation, slot);
 	return !generation->chunk_full;
@@ -589,7 +610,7 @@ read_chunk(Generation *generation)
 	Reader reader;
 
 	generation->chunk_rows = 0;
-	generation->chunk_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHUNK_MS);
+	generation->chunk_begun = GetCurrentTimestamp();
 	generation->chunk_full = false;
 	begin_read(generation, &reader);
 	keep_order(generation->report);

@@ -85,6 +85,14 @@ SELECT report_type_add('slow', 'SELECT app.slow(n) AS n, repeat(''x'', 100) AS t
 SQL
 ends(ask('slow'), 'status, row_count', 'completed|10000', 'a snapshot that takes longer than a chunk is read once');
 
+# What is dear before the first row is not done again for each few that follow
+$t->sql($search . <<'SQL');
+CREATE FUNCTION app.dear() RETURNS integer LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_sleep(1.2); RAISE LOG 'dear'; RETURN 0; END $$;
+SELECT report_type_add('dear', 'SELECT n, n AS shown FROM generate_series(1, 3000) n WHERE n > (SELECT app.dear()) + coalesce($6[1]::integer, 0) ORDER BY n LIMIT $7', key_columns => 1);
+SQL
+ends(ask('dear'), 'status, row_count', 'completed|3000', 'a query that is long in coming');
+cmp_ok(scalar(() = Sentinai::Test::slurp("$t->{cluster_dir}/log") =~ /LOG:  dear/g), '<=', 3, 'is begun once to be counted, and once to be read');
+
 # ---------------------------------------------------------------- rows that come, go, or move
 
 gate('read');
