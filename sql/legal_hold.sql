@@ -57,6 +57,9 @@ SELECT pg_temp.sqlstate(format($$SELECT sentinai.legal_hold_release(%s, 'once mo
 SELECT count(*) FROM legal_hold_list();
 SELECT tenant_id, release_reason, released_by, released_at IS NOT NULL FROM legal_hold_list('HOLD_D', released => true);
 
+SELECT pg_temp.sqlstate(format('DELETE FROM sentinai.legal_hold WHERE id = %s', :b)) = format('SN077 legal hold %s stands', :b);
+DELETE FROM legal_hold WHERE id = :d;
+
 -- ---- event_log: the held tenant's rows of the held day stay, all others go
 
 BEGIN;

@@ -38,6 +38,20 @@ COMMENT ON COLUMN sentinai.legal_hold.released_by IS 'Who released it, as the ca
 COMMENT ON COLUMN sentinai.legal_hold.released_authenticated IS 'Who, as the server knows.';
 COMMENT ON COLUMN sentinai.legal_hold.released_at IS 'When; NULL: it stands.';
 
+CREATE FUNCTION sentinai.legal_hold_stands() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	RAISE EXCEPTION USING
+		ERRCODE = 'SN077',
+		MESSAGE = format('legal hold %s stands', OLD.id),
+		HINT = format('SELECT sentinai.legal_hold_release(%s, ''why'')', OLD.id);
+END
+$$;
+COMMENT ON FUNCTION sentinai.legal_hold_stands() IS 'Trigger BEFORE DELETE of a hold that is not released: it is to be released, with a reason. Errors: SN077.';
+CREATE TRIGGER stands BEFORE DELETE ON sentinai.legal_hold FOR EACH ROW WHEN (OLD.released_at IS NULL) EXECUTE FUNCTION sentinai.legal_hold_stands();
+
 -- ---- for who takes something away ----
 
 CREATE FUNCTION sentinai.legal_hold_lock() RETURNS boolean
