@@ -52,6 +52,12 @@ my @bad = (
 	[ GET => '/api/exceptions/%C3%28/events', undef, 400 ],
 	[ GET => '/api/exceptions/a%00b/events', undef, 400 ],
 	[ GET => '/ops/dlq?' . ('a' x 20000), undef, 414 ],
+	[ GET => '/=bad', undef, 404 ],
+	[ GET => '/=bare', undef, 404 ],
+	[ GET => '/=options', undef, 404 ],
+	[ TRACE => '/ops/dlq', undef, 405 ],
+	[ GET => '/api/exceptions/TENANT_001/EXC_1&x/trace', undef, 404 ],
+	[ POST => '/ops/dlq/1/retry', '{"a":' x 20000 . 1 . '}' x 20000, 422 ],
 	[ POST => '/ops/dlq/1/retry', '{', 400 ],
 	[ POST => '/ops/dlq/1/retry', '[1]', 400 ],
 	[ POST => '/ops/dlq/1/retry', '"text"', 400 ],
@@ -175,6 +181,10 @@ like($h->raw("POST /ops/dlq/4/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\n
 		. "e\r\n{\"reason\": \"in\r\n9\r\n pieces\"}\r\n0\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a body in chunks');
 
 # ---------------------------------------------------------------- headers that must not reach PostgREST
+
+like($h->raw("POST /ops/dlq/1/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+	qr/^HTTP\/1.1 501 .*\r\n\r\n\{"code":"SN405"/s, 'a transfer encoding that nobody knows: JSON, too');
+like($h->get('/api/exceptions/TENANT_001/EXC_1&x/trace', token => $operator)->{body}, qr/"SN404"/, 'what is behind an & in a path is not left out in silence');
 
 my %evil = ('Accept-Profile' => 'sentinai', 'Content-Profile' => 'sentinai', 'X-Sentinai-Args' => 'id=45&tenant_id=TENANT_002&',
 	Prefer => 'params=single-object, tx=rollback', Range => '0-0', Accept => 'application/vnd.pgrst.object+json');
