@@ -240,13 +240,22 @@ sub destroy_servers
 {
 	my ($self) = @_;
 
-	if (-d "$self->{dir}/http")
-	{
-		local $ENV{HTTP_DIR} = "$self->{dir}/http";
-		run("$top/test/http/http", 'destroy');
-	}
+	$self->end_http('destroy');
 	$self->cluster('destroy') if -d $self->{cluster_dir};
 	$self->kafka('destroy') if -d $self->{kafka_dir};
+	return;
+}
+
+# Each HTTP surface that lies in the test's folder
+sub end_http
+{
+	my ($self, $command) = @_;
+
+	for my $dir (grep { -d } glob "$self->{dir}/http*")
+	{
+		local $ENV{HTTP_DIR} = $dir;
+		run("$top/test/http/http", $command);
+	}
 	return;
 }
 
@@ -263,7 +272,7 @@ sub finish
 	{
 		$self->show_logs;
 		# the folders stay for whoever looks into it; the next run deletes them
-		$self->{http}->kill if $self->{http};
+		$self->end_http('kill');
 		$self->cluster('kill') if -d $self->{cluster_dir};
 		$self->kafka('kill') if -d $self->{kafka_dir};
 	}
