@@ -202,6 +202,9 @@ CREATE FUNCTION sentinai.api_text(args jsonb, name text) RETURNS text
 BEGIN
 	IF jsonb_typeof($1->$2) NOT IN ('string', 'null') THEN
 		PERFORM sentinai.api_wrong($2, $1->$2, 'a text');
+	ELSIF $2 IN ('actor', 'requested_by') AND octet_length($1->>$2) > 255 THEN
+		-- It stands in every list.
+		PERFORM sentinai.api_wrong($2, $1->$2, 'a text of at most 255 bytes');
 	END IF;
 	RETURN $1->>$2;
 END

@@ -67,6 +67,8 @@ my @bad = (
 	[ POST => '/ops/dlq/1/retry', '{"reason": "\ud800"}', [ 400, 422 ] ],
 	[ POST => '/ops/dlq/1/retry', '{"reason": 7}', 422 ],
 	[ POST => '/ops/dlq/1/retry?actor=%ff', '{}', 400 ],
+	[ POST => '/ops/dlq/1/retry?actor=' . 'x' x 256, '{}', 422 ],
+	[ POST => '/ops/dlq/1/discard', '{"reason": "r", "actor": "' . 'x' x 100000 . '"}', 422 ],
 	[ POST => '/ops/dlq/99999999999999999999/retry', '{}', 422 ],
 	[ POST => '/ops/dlq/1/discard', '{}', 422 ],
 	[ POST => '/ops/dlq/retry-batch', '{}', 422 ],
