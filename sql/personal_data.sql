@@ -38,6 +38,9 @@ BEGIN
 	END LOOP;
 END $$;
 
+-- What is in Kafka stays in the outbox meanwhile: it is erased there, too.
+ALTER SYSTEM SET sentinai.outbox_rotation_period = '1h';
+SELECT pg_reload_conf();
 SELECT tenant_add('pd_a'), tenant_add('pd_b');
 SELECT count(*) FROM assign('intake', 'intake-workers', 'exceptions', 7);
 
@@ -228,3 +231,5 @@ SELECT legal_hold_release(id, 'the test is over') FROM legal_hold_list('pd_a');
 DELETE FROM outbox_failed WHERE id = -1;
 DELETE FROM tenant_role WHERE role_name LIKE 'regress_pd%';
 DROP ROLE regress_pd_sees, regress_pd_other, regress_pd_admin;
+ALTER SYSTEM RESET sentinai.outbox_rotation_period;
+SELECT pg_reload_conf();

@@ -637,6 +637,8 @@ BEGIN
 	END IF;
 	IF NOT EXISTS (SELECT FROM sentinai.rate_limit_type t WHERE t.limit_type = $1) THEN
 		DELETE FROM sentinai.rate_limit_config c WHERE c.limit_type = $1;
+		-- Another type of that name begins at zero, whether or not maintenance had written these down.
+		DELETE FROM sentinai.rate_limit_usage u WHERE u.limit_type = $1;
 	END IF;
 	RETURN true;
 END
