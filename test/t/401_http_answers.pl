@@ -316,6 +316,7 @@ for my $end ('the client', 'PostgREST')
 	if ($end eq 'PostgREST')
 	{
 		$h->http('kill');
+		ok(!IO::Socket::INET->new(PeerAddr => $address), 'nobody listens any more, nginx\'s children neither');
 		$holder->sql('COMMIT');
 		$t->wait_for_sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'authenticator'}, 0);
 		$h->http('start');
