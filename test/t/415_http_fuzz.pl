@@ -153,7 +153,7 @@ sub report
 sub odd_requests
 {
 	my %requests = (
-		'nothing' => "\r\n\r\n",
+		'empty lines before it' => "\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 		'no version' => "GET /health\r\n\r\n",
 		'a method that is none' => "BREW /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 		'TRACE' => "TRACE /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
