@@ -405,6 +405,7 @@ defer(SnWork *work)
 {
 	work->outcome = SN_DEFERRED;
 	work->appointed = true;
+	work->displaced = sn_key_is_elsewhere(work);
 	if (work->key != NULL && sn_key_has_begun(work) && !sn_key_is_blocked(work))
 		work->key->blocker = work;
 }
@@ -430,10 +431,15 @@ decide(SnWork *work)
 		defer(work);
 }
 
+/*
+ * Whether an event that was taken from the queue keeps its place there. Not if whom its key waits for has come behind the
+ * turn (two processors may have made appointments for a new limit at once): it would be taken again and again, before that
+ * one is. It goes to the end of the queue.
+ */
 bool
 sn_backpressure_stays(const SnWork *work)
 {
-	return work->appointed && work->queued && work->outcome == SN_DEFERRED;
+	return work->appointed && work->queued && work->outcome == SN_DEFERRED && !work->displaced;
 }
 
 /* How the tenant's limit is now, and where the end of its queue is. */
@@ -467,7 +473,7 @@ appoint(SnBatch *batch, SnWork *work)
 	work->next_attempt_at = Min(backlog->next_slot + (int64) offset, LAST_APPOINTMENT);
 	backlog->appointed++;
 	SN_POINT("backpressure.appointed");
-	if (backlog->notice == NULL && !sn_is_notice(work->event.event_type))
+	if (backlog->notice == NULL && !work->queued && !sn_is_notice(work->event.event_type))
 		backlog->notice = work;
 	work->failure = (SnFailure){.step = "handle",
 								.error_type = "rate_limited",

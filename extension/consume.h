@@ -134,6 +134,7 @@ typedef struct SnWork
 	bool defer;		   /* its tenant is suspended, or a circuit is open */
 	bool charged;	   /* its tenant has paid for it, or need not */
 	bool appointed;	   /* deferred, with a place in its tenant's queue */
+	bool displaced;	   /* with whom its key waits for elsewhere: it gives its place in the queue up */
 	bool given;		   /* to the handler that is running: emit() and fail() take it */
 	SnTenant *tenant;  /* NULL: none was looked for */
 	SnKey *key;		   /* NULL: belongs to no exception */
@@ -259,6 +260,7 @@ extern void sn_key_order(SnBatch *batch);
 extern bool sn_key_is_blocked(const SnWork *work);
 extern bool sn_key_in_line(const SnWork *work);
 extern bool sn_key_has_begun(const SnWork *work);
+extern bool sn_key_is_elsewhere(const SnWork *work);
 extern void sn_key_block(SnBatch *batch);
 extern void sn_key_finish(SnBatch *batch);
 

@@ -181,6 +181,13 @@ sn_key_has_begun(const SnWork *work)
 	return key == NULL || !key->held || (key->first != NULL && key->first->place <= work->place);
 }
 
+/* Whether whom its key waits for is not in this call. */
+bool
+sn_key_is_elsewhere(const SnWork *work)
+{
+	return work->key != NULL && work->key->held && work->key->first == NULL;
+}
+
 /* Whether the event may be handled although its key has a row: it is the one that the others wait for. */
 static bool
 is_first_of_key(const SnWork *work)
