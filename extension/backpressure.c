@@ -431,15 +431,21 @@ decide(SnWork *work)
 		defer(work);
 }
 
+/* Whether an event that was taken from the queue goes back into it. */
+static bool
+is_put_back(const SnWork *work)
+{
+	return work->appointed && work->queued && work->outcome == SN_DEFERRED;
+}
+
 /*
- * Whether an event that was taken from the queue keeps its place there. Not if whom its key waits for has come behind the
- * turn (two processors may have made appointments for a new limit at once): it would be taken again and again, before that
- * one is. It goes to the end of the queue.
+ * Whether it keeps its place there. Not if whom its key waits for has come behind the turn (two processors may have made
+ * appointments for a new limit at once): it would be taken again and again, before that one is. It goes to the end.
  */
 bool
 sn_backpressure_stays(const SnWork *work)
 {
-	return work->appointed && work->queued && work->outcome == SN_DEFERRED && !work->displaced;
+	return is_put_back(work) && !work->displaced;
 }
 
 /* How the tenant's limit is now, and where the end of its queue is. */
@@ -606,7 +612,7 @@ static bool
 any_turn_was_used(SnBatch *batch)
 {
 	for (int i = 0; i < batch->n_work; i++)
-		if (batch->work[i]->queued && !sn_backpressure_stays(batch->work[i]))
+		if (batch->work[i]->queued && !is_put_back(batch->work[i]))
 			return true;
 	return false;
 }
