@@ -9,7 +9,8 @@
  *
  * A call takes from the queues of its partitions at most what the limiter has for each tenant, in the order of the
  * appointments, and shares its room out in turns. So a tenant's long queue holds up nobody else, and a row is touched when
- * it comes and when it goes, however long it waits. When the limit has changed the appointments are made anew, once.
+ * it comes and when it goes, however long it waits. When the limit has changed the appointments are made anew, once; what
+ * then stands before the event that its exception waits for goes to the end.
  *
  * All that counts is in event_pending: the limiter's counts decide how fast a queue moves, never what is in it. Rows are
  * read and written by pending.c, the order within an exception is key_order.c's.
