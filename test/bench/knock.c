@@ -5,12 +5,17 @@
  *	  knock pg CONNINFO CLIENTS THREADS SECONDS KEYS [STATEMENT]
  *	  knock call CONNINFO CLIENTS THREADS SECONDS KEYS
  *	  knock redis HOST:PORT|SOCKET CLIENTS THREADS SECONDS KEYS SCRIPT_SHA
+ *	  knock pair CONNINFO CLIENTS THREADS SECONDS KEYS STATEMENT STATEMENT
  *
  * Each thread waits by epoll for its share of the connections, each of which asks again once it has its answer: one system call to send
  * and one to receive. Of PostgreSQL a prepared statement with the parameters key and limit type, as drivers do it: Bind, Execute, Sync;
  * what the columns are was asked when it was prepared. "call" sends a message Function Call for rate_limit_allowed(), as libpq's PQfn()
  * does: no statement, as EVALSHA is none. KEYS above 1: the key is one of that many, by chance, else always the
  * same. Prints calls a second, and how many there were.
+ *
+ * "pair" asks two statements in turns of 10 ms on the same connections, so that one process, one backend and one placement on the
+ * processors serve both, and whatever else the machine does meets both alike. Which of the two begins a pair of turns is
+ * chance. Prints the calls a second of each, and how many there were.
  */
 #include <errno.h>
 #include <libpq-fe.h>
@@ -29,10 +34,12 @@
 #include <time.h>
 
 #define MAX_CLIENTS 64
+#define TURN 0.010 /* seconds */
 
 typedef struct Client
 {
 	int fd;
+	int asked; /* which statement */
 	unsigned char in[4096];
 	size_t n_in;
 } Client;
@@ -44,18 +51,19 @@ typedef struct Thread
 	int n_clients;
 	Client *clients[MAX_CLIENTS];
 	unsigned seed;
-	long calls;
+	long calls[2];
 	double start;
 	double took;
 } Thread;
 
 static bool is_redis;
 static const char *sha;
-static const char *statement = "SELECT sentinai.rate_limit_allowed($1, 'api_requests')";
-static unsigned function; /* of "call", else 0 */
+static const char *statements[2] = {
+	"SELECT sentinai.rate_limit_allowed($1, 'api_requests')"}; /* the second one: of "pair" */
+static unsigned function;									   /* of "call", else 0 */
 static long n_keys;
 static double length;
-static bool has_key;
+static bool has_key[2];
 
 static void
 die(const char *what, const char *why)
@@ -75,6 +83,21 @@ seconds_now(void)
 
 /* ---- connecting ---- */
 
+/* The name of a statement is its number. */
+static void
+prepare(PGconn *conn, int which)
+{
+	const char *name = which == 0 ? "0" : "1";
+	PGresult *result = PQprepare(conn, name, statements[which], 0, NULL);
+
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
+		die("prepare", PQerrorMessage(conn));
+	PQclear(result);
+	result = PQdescribePrepared(conn, name);
+	has_key[which] = PQnparams(result) > 0;
+	PQclear(result);
+}
+
 /* libpq logs in and prepares; from then on its socket is ours. */
 static int
 connect_pg(const char *conninfo)
@@ -84,13 +107,8 @@ connect_pg(const char *conninfo)
 
 	if (PQstatus(conn) != CONNECTION_OK)
 		die("connect", PQerrorMessage(conn));
-	result = PQprepare(conn, "s", statement, 0, NULL);
-	if (PQresultStatus(result) != PGRES_COMMAND_OK)
-		die("prepare", PQerrorMessage(conn));
-	PQclear(result);
-	result = PQdescribePrepared(conn, "s");
-	has_key = PQnparams(result) > 0;
-	PQclear(result);
+	for (int i = 0; i < 2 && statements[i]; i++)
+		prepare(conn, i);
 	if (function)
 	{
 		result = PQexec(conn, "SELECT 'sentinai.rate_limit_allowed'::regproc::oid");
@@ -162,18 +180,19 @@ ask_call(char *to, const char *key)
 }
 
 static size_t
-ask_pg(char *to, const char *key)
+ask_pg(char *to, int which, const char *key)
 {
 	char *start = to;
 	char *length = to + 1;
 
 	*to = 'B';
 	to += 5;
-	*to++ = '\0';			  /* the portal */
-	to = stpcpy(to, "s") + 1; /* the statement */
-	to = put16(to, 0);		  /* parameters are text */
-	to = put16(to, has_key);
-	if (has_key)
+	*to++ = '\0';		 /* the portal */
+	*to++ = '0' + which; /* the statement */
+	*to++ = '\0';
+	to = put16(to, 0); /* parameters are text */
+	to = put16(to, has_key[which]);
+	if (has_key[which])
 		to = put_text(to, key);
 	to = put16(to, 0); /* so are results */
 	put32(length, to - length);
@@ -188,16 +207,26 @@ ask_redis(char *to, const char *key)
 				   strlen(key), key);
 }
 
+/* Whose turn it is. The first of a pair of turns is a bit of the pair's number, mixed as by Knuth (TAOCP 3, 6.4). */
+static int
+turn_now(double since)
+{
+	unsigned turn = (seconds_now() - since) / TURN;
+
+	return ((turn / 2 * 2654435761u) >> 31) ^ (turn & 1);
+}
+
 static void
-ask(Client *client, unsigned *seed)
+ask(Thread *thread, Client *client)
 {
 	char request[512];
 	char key[32] = "T1";
 	size_t size;
 
 	if (n_keys > 1)
-		snprintf(key, sizeof(key), "%ld", 1 + rand_r(seed) % n_keys);
-	size = is_redis ? ask_redis(request, key) : function ? ask_call(request, key) : ask_pg(request, key);
+		snprintf(key, sizeof(key), "%ld", 1 + rand_r(&thread->seed) % n_keys);
+	client->asked = statements[1] ? turn_now(thread->start) : 0;
+	size = is_redis ? ask_redis(request, key) : function ? ask_call(request, key) : ask_pg(request, client->asked, key);
 	if (send(client->fd, request, size, MSG_NOSIGNAL) != (ssize_t) size)
 		die("send", strerror(errno));
 }
@@ -262,17 +291,19 @@ run(void *arg)
 
 	thread->start = seconds_now();
 	for (int i = 0; i < thread->n_clients; i++)
-		ask(thread->clients[i], &thread->seed);
+		ask(thread, thread->clients[i]);
 	while ((thread->took = seconds_now() - thread->start) < length)
 	{
 		int n = epoll_wait(thread->poll, ready, MAX_CLIENTS, -1);
 
 		for (int i = 0; i < n; i++)
 		{
-			if (!answered(ready[i].data.ptr))
+			Client *client = ready[i].data.ptr;
+
+			if (!answered(client))
 				continue;
-			thread->calls++;
-			ask(ready[i].data.ptr, &thread->seed);
+			thread->calls[client->asked]++;
+			ask(thread, client);
 		}
 	}
 	return NULL;
@@ -295,17 +326,19 @@ main(int argc, char **argv)
 	static Thread threads[MAX_CLIENTS];
 	int n_clients = argc < 7 ? 0 : atoi(argv[3]);
 	int n_threads = argc < 7 ? 0 : atoi(argv[4]);
-	long calls = 0;
-	double rate = 0;
+	long calls[2] = {0};
+	double rate[2] = {0};
 
 	if (n_clients < 1 || n_clients > MAX_CLIENTS || n_threads < 1 || n_threads > n_clients)
-		die("usage", "knock pg|redis WHERE CLIENTS THREADS SECONDS KEYS [STATEMENT|SCRIPT_SHA]");
+		die("usage", "knock pg|call|redis|pair WHERE CLIENTS THREADS SECONDS KEYS [STATEMENT|SCRIPT_SHA] [STATEMENT]");
 	is_redis = strcmp(argv[1], "redis") == 0;
 	function = strcmp(argv[1], "call") == 0;
 	length = atof(argv[5]);
 	n_keys = atol(argv[6]);
 	if (argc > 7)
-		*(is_redis ? &sha : &statement) = argv[7];
+		*(is_redis ? &sha : &statements[0]) = argv[7];
+	if (argc > 8)
+		statements[1] = argv[8];
 	for (int i = 0; i < n_threads; i++)
 	{
 		threads[i].poll = epoll_create1(0);
@@ -319,9 +352,15 @@ main(int argc, char **argv)
 	for (int i = 0; i < n_threads; i++)
 	{
 		pthread_join(threads[i].thread, NULL);
-		calls += threads[i].calls;
-		rate += threads[i].calls / threads[i].took;
+		for (int j = 0; j < 2; j++)
+		{
+			calls[j] += threads[i].calls[j];
+			/* of a pair, each has half of the time */
+			rate[j] += threads[i].calls[j] / threads[i].took * (statements[1] ? 2 : 1);
+		}
 	}
-	printf("%.0f %ld\n", rate, calls);
+	printf("%.0f %ld\n", rate[0], calls[0]);
+	if (statements[1])
+		printf("%.0f %ld\n", rate[1], calls[1]);
 	return 0;
 }

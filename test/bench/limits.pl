@@ -9,7 +9,7 @@
 #   memory    a million tenants with four limits each
 #
 # BENCH_PARTS    which of them, by default all
-# BENCH_GROUPS   of wire, by default all: one (hot key) keys rows pipelined loopback client (the same for both)
+# BENCH_GROUPS   of wire, by default all: pair (in turns on one connection) one (hot key) keys rows pipelined loopback client (the same for both)
 # BENCH_CLIENTS  "1 2 8"
 # BENCH_ROUNDS   rounds of process and wire, 3
 # BENCH_SECONDS  of each measurement over the wire, one at a time, of which the best counts, 3
@@ -30,7 +30,7 @@ my @types = qw(api_requests events_ingested tool_executions report_generations);
 my $t = Sentinai::Test->new(
 	settings => "sentinai.rate_limit_slots = @{[ $tenants * @types * 1.1 ]}; max_connections = 30; max_wal_size = 4GB");
 my $session = $t->session;
-my %group = map { $_ => 1 } split ' ', $ENV{BENCH_GROUPS} // 'one keys rows pipelined loopback client';
+my %group = map { $_ => 1 } split ' ', $ENV{BENCH_GROUPS} // 'pair one keys rows pipelined loopback client';
 my ($redis, $redis_log);    # the second one appends to a log that is synced every second: it loses as little as we do
 my @redis_pids;
 
@@ -230,13 +230,26 @@ sub build_knock
 	return;
 }
 
+sub conninfo
+{
+	my ($where) = @_;
+	return $where eq 'loopback' ? $t->url : "host=$t->{socket} port=$t->{port} user=postgres dbname=sentinai";
+}
+
+# Of two statements in turns on the same connections: the first one's calls a second, to the other's
+sub knock_pair
+{
+	my ($ours, $theirs, $where, $clients) = @_;
+	my @rate = map { (split)[0] } split /\n/, Sentinai::Test::run("$t->{dir}/knock", 'pair', conninfo($where), $clients, min($clients, 2),
+		2 * $seconds, 1, @statement{ $ours, $theirs });
+	return $rate[0] / $rate[1];
+}
+
 # Calls a second, and how many. what: a key of %statement, "call" for the protocol's message of that name, or a Redis
 sub knock
 {
 	my ($what, $where, $clients) = @_;
-	my @server = ref $what
-	  ? ('redis', $what->{address}{$where})
-	  : ($what eq 'call' ? 'call' : 'pg', $where eq 'loopback' ? $t->url : "host=$t->{socket} port=$t->{port} user=postgres dbname=sentinai");
+	my @server = ref $what ? ('redis', $what->{address}{$where}) : ($what eq 'call' ? 'call' : 'pg', conninfo($where));
 
 	return split ' ', Sentinai::Test::run("$t->{dir}/knock", @server, $clients, min($clients, 2), 1, 1,
 		ref $what ? $what->{sha} : $statement{$what} // ());
@@ -349,6 +362,11 @@ sub wire
 	my %title = map { $_->[0] => $_->[1] } map { @$_ } @chosen;
 	my (%rate, %cpu);
 
+	if ($group{pair})
+	{
+		note_figure("    $clients: ratio of SELECT 1, in turns on the same connections, $_", '', knock_pair('allowed', 'select', $_, $clients), '>= 0.95')
+		  for qw(socket loopback);
+	}
 	take_turns($_, $clients, \%rate, \%cpu) for @chosen;
 	note_figure("$clients: $_->[1]", 'calls/s', $rate{ $_->[0] }) for map { @$_ } @chosen;
 	for my $ratio (@ratios)
