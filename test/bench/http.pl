@@ -3,14 +3,18 @@
 #
 # The measure is PostgREST's own `SELECT 1`: a function of the same schema by a PostgREST of its own on the same database,
 # without nginx, without our db-pre-request. Each round measures everything once, one after the other, and a ratio is of
-# two figures of one round; what is shown is the median of the rounds.
+# two figures of one round; what is shown is the median of the rounds. Beside them stands the CPU of a request, in
+# microseconds, by who spent it: of two that share a machine it is what says whose work grew.
+#
+# What is not ours is measured too: nginx alone in front of `SELECT 1`, and a function that answers the bytes of a list of 100
+# as they are.
 #
 # BENCH_SECONDS      of each measurement, 4
 # BENCH_ROUNDS       3
 # BENCH_CONNECTIONS  8
 use Sentinai::Bench;
 use Sentinai::Test;
-use List::Util qw(max);
+use POSIX ();
 
 my $seconds = $ENV{BENCH_SECONDS} // 4;
 my $rounds = $ENV{BENCH_ROUNDS} // 3;
@@ -27,7 +31,10 @@ INSERT INTO sentinai.dead_letter_queue (event_id, event_type, tenant_id, excepti
 SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > $dead_letters THEN 'TENANT_003' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle', 'timeout', 'it took too long', 'f', 'exceptions', 0, n,
 	'{"amount": 1}', '\\x7b7d' FROM generate_series(1, $dead_letters + 100) n;
 CREATE FUNCTION sentinai_api.bench_one() RETURNS integer LANGUAGE sql STABLE AS 'SELECT 1';
-GRANT EXECUTE ON FUNCTION sentinai_api.bench_one() TO sentinai_operator;
+CREATE TABLE bench_list (body json);
+CREATE FUNCTION sentinai_api.bench_list() RETURNS json LANGUAGE sql STABLE AS 'SELECT body FROM public.bench_list';
+GRANT EXECUTE ON FUNCTION sentinai_api.bench_one(), sentinai_api.bench_list() TO sentinai_operator;
+GRANT SELECT ON bench_list TO sentinai_operator;
 VACUUM ANALYZE sentinai.dead_letter_queue
 SQL
 my $h = $t->http;
@@ -42,9 +49,11 @@ my $of_few = 'tenant_id=TENANT_003';
 # name, PostgREST's or nginx's address, what to ask, with which token, the status that is right
 my @what = (
 	[ '`SELECT 1`, PostgREST alone', $bare->postgrest, 'GET /rpc/bench_one', $few, 200 ],
+	[ '`SELECT 1`, through nginx', $bare->url, 'GET /bench_one', $few, 200 ],
 	[ '`SELECT 1`, with the pre-request', $h->postgrest, 'GET /rpc/bench_one', $few, 200 ],
 	[ '`GET /ops/dlq`, 1 row of 100', $h->url, "GET /ops/dlq?$of_few&limit=1", $few, 200 ],
 	[ '`GET /ops/dlq`, 100 rows of 100', $h->url, "GET /ops/dlq?$of_few&limit=100&offset=0", $few, 200 ],
+	[ 'the bytes of those 100, PostgREST alone', $bare->postgrest, 'GET /rpc/bench_list', $few, 200 ],
 	[ '`GET /ops/dlq`, 100 rows of 200,000', $h->url, 'GET /ops/dlq?tenant_id=TENANT_001&limit=100&offset=0', $token, 200 ],
 	[ '`GET /ops/dlq/{id}`', $h->url, 'GET /ops/dlq/' . ($dead_letters + 7) . "?$of_few", $few, 200 ],
 	[ '`POST /ops/dlq/{id}/retry`', $h->url, 'POST retry', $token, 200 ],
@@ -55,6 +64,8 @@ Sentinai::Test::run('cp', '-p', "$h->{dir}/jwks.json", "$bare->{dir}/jwks.json")
 $bare->http('reload');
 $t->wait_for('the keys', sub { $bare->get('/rpc/bench_one', token => $few, direct => 1)->{status} == 200 });
 $h->get('/ops/dlq?tenant_id=TENANT_002', token => $limited);
+add_path($bare, '/bench_one', '/rpc/bench_one');
+$t->sql(sprintf q{INSERT INTO bench_list VALUES ($body$%s$body$)}, $h->get("/ops/dlq?$of_few&limit=100&offset=0", token => $few)->{body});
 my %figures;
 
 for my $round (1 .. $rounds)
@@ -63,7 +74,8 @@ for my $round (1 .. $rounds)
 	{
 		my $figure = measure(@$what);
 		push @{ $figures{ $what->[0] } }, { %$figure, round => $round };
-		note(sprintf '%d  %-40s %8.0f/s  p99 %7.2f ms', $round, $what->[0], @$figure{qw(per_second p99)});
+		note(sprintf '%d  %-40s %8.0f/s  p99 %7.2f ms  CPU %5.0f us: nginx %.0f, PostgREST %.0f, PostgreSQL %.0f', $round, $what->[0],
+			@$figure{qw(per_second p99 cpu nginx postgrest postgres)});
 	}
 }
 print table();
@@ -79,12 +91,50 @@ sub measure
 	open my $handle, '>', $script or die "$script: $!";
 	print {$handle} lua($method, $path, $token, $status);
 	close $handle;
+	my %before = cpu();
 	my ($failed, $out, $err) = Sentinai::Test::capture({}, 'wrk', '-t', 1, '-c', $connections, '-d', "${seconds}s", '--latency', '--timeout', '30s', '-s', $script, $url);
 	die "wrk: $out$err" if $failed;
-	my ($per_second, $p99, $wrong, $last) = $out =~ /^figures ([\d.]+) ([\d.]+) (\d+) (\d+)/m or die "wrk said: $out$err";
+	my %after = cpu();
+	my ($requests, $per_second, $p99, $wrong, $last) = $out =~ /^figures (\d+) ([\d.]+) ([\d.]+) (\d+) (\d+)/m or die "wrk said: $out$err";
+	my %cpu = map { $_ => ($after{$_} - $before{$_}) / $requests } keys %after;
 	die "$name: $wrong answers were not $status\n$out" if $wrong;
 	$next_id = $last;
-	return { per_second => $per_second, p99 => $p99 };
+	return { %cpu, cpu => $cpu{nginx} + $cpu{postgrest} + $cpu{postgres}, per_second => $per_second, p99 => $p99 };
+}
+
+# Microseconds that each has spent so far
+sub cpu
+{
+	my ($postmaster) = split /\n/, Sentinai::Test::slurp("$t->{cluster_dir}/data/postmaster.pid");
+	my %pids = (postgres => [$postmaster], map { my $who = $_; $who => [ map { Sentinai::Test::slurp("$_->{dir}/$who.pid") + 0 } $h, $bare ] } qw(nginx postgrest));
+	my %spent = map { $_ => 0 } keys %pids;
+	my %whose = map { my $who = $_; map { $_ => $who } @{ $pids{$who} } } keys %pids;
+
+	for my $file (glob '/proc/[0-9]*/stat')
+	{
+		open my $handle, '<', $file or next;
+		my ($pid, @field) = split ' ', scalar(<$handle>) =~ s/ \(.*\)//r;
+		my $who = $whose{$pid} // $whose{ $field[1] } or next;
+		$spent{$who} += ($field[11] + $field[12]) * 1e6 / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+	}
+	return %spent;
+}
+
+# A path of nginx's that the shipped configuration doesn't have
+sub add_path
+{
+	my ($http, $path, $call) = @_;
+	my $file = "$http->{dir}/sentinai.conf";
+	my $text = Sentinai::Test::slurp($file);
+
+	$text =~ s{^map \$sn_path \$sn_name \{\n}{$&\t"~^$path\$" bench;\n}m or die "$file has no paths";
+	$text =~ s{^map "\$sn_method \$sn_name" \$sn_call \{\n}{$&\t"GET bench" $call;\n}m or die "$file has no calls";
+	open my $handle, '>', $file or die "$file: $!";
+	print {$handle} $text;
+	close $handle or die "$file: $!";
+	kill HUP => Sentinai::Test::slurp("$http->{dir}/nginx.pid") + 0;
+	$t->wait_for($path, sub { $http->get($path, token => $few)->{status} == 200 });
+	return;
 }
 
 # Each retry is another dead letter's
@@ -107,7 +157,7 @@ function response(status) if status ~= $status then wrong = wrong + 1 end end
 function done(summary, latency)
 	local all, last = 0, 0
 	for _, thread in ipairs(threads) do all = all + thread:get('wrong'); last = math.max(last, thread:get('id')) end
-	print(string.format('figures %.1f %.3f %d %d', summary.requests / summary.duration * 1e6, latency:percentile(99) / 1e3, all, last))
+	print(string.format('figures %d %.1f %.3f %d %d', summary.requests, summary.requests / summary.duration * 1e6, latency:percentile(99) / 1e3, all, last))
 end
 LUA
 }
@@ -117,13 +167,13 @@ sub median { my @sorted = sort { $a <=> $b } @_; return $sorted[ @sorted / 2 ] }
 sub table
 {
 	my $base = $figures{ $what[0][0] };
-	my $text = "| | requests/s | p99, ms | beside `SELECT 1` |\n| --- | --- | --- | --- |\n";
+	my $text = "| | requests/s | p99, ms | beside `SELECT 1` | CPU, us: nginx | PostgREST | PostgreSQL |\n| --- | --- | --- | --- | --- | --- | --- |\n";
 
 	for my $name (map { $_->[0] } @what)
 	{
 		my @of = @{ $figures{$name} };
-		$text .= sprintf "| %s | %.0f | %.1f | %.2f |\n", $name, median(map { $_->{per_second} } @of), median(map { $_->{p99} } @of),
-		  median(map { $of[$_]{per_second} / $base->[$_]{per_second} } 0 .. $#of);
+		$text .= sprintf "| %s | %.0f | %.1f | %.2f | %.0f | %.0f | %.0f |\n", $name, median(map { $_->{per_second} } @of), median(map { $_->{p99} } @of),
+		  median(map { $of[$_]{per_second} / $base->[$_]{per_second} } 0 .. $#of), map { my $who = $_; median(map { $_->{$who} } @of) } qw(nginx postgrest postgres);
 	}
 	return $text;
 }
