@@ -392,9 +392,8 @@ call_state(const Call *call, int64 n, bool allowed, SnRateLimit *state)
 	state->retry_after_us = allowed ? 0 : Max(state->reset_at - call->now, 1);
 }
 
-/* The runbook's body of an answer 429, as JSON. Names of limit types need no escaping. */
-static void
-body_append(StringInfo out, const Call *call, const SnRateLimit *state)
+char *
+sn_rate_limit_reset_at(const SnRateLimit *state)
 {
 	struct pg_tm tm;
 	fsec_t fsec;
@@ -402,13 +401,19 @@ body_append(StringInfo out, const Call *call, const SnRateLimit *state)
 
 	if (timestamp2tm(seconds * USECS_PER_SEC, NULL, &tm, &fsec, NULL, NULL) != 0)
 		memset(&tm, 0, sizeof(tm));
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02dZ", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+					tm.tm_sec);
+}
+
+/* The runbook's body of an answer 429, as JSON. Names of limit types need no escaping. */
+static void
+body_append(StringInfo out, const Call *call, const SnRateLimit *state)
+{
 	appendStringInfo(out,
 					 "{\"detail\": \"Rate limit exceeded: %.*s (" INT64_FORMAT "/%ds)\", \"limit_type\": \"%.*s\","
-					 " \"limit\": " INT64_FORMAT ", \"current\": " INT64_FORMAT
-					 ", \"reset_at\": \"%04d-%02d-%02dT%02d:%02d:%02dZ\"}",
+					 " \"limit\": " INT64_FORMAT ", \"current\": " INT64_FORMAT ", \"reset_at\": \"%s\"}",
 					 call->limit_type_len, call->limit_type, state->limit, state->window_seconds, call->limit_type_len,
-					 call->limit_type, state->limit, state->granted + state->refused, tm.tm_year, tm.tm_mon, tm.tm_mday,
-					 tm.tm_hour, tm.tm_min, tm.tm_sec);
+					 call->limit_type, state->limit, state->granted + state->refused, sn_rate_limit_reset_at(state));
 }
 
 /* ---- what is given back at abort ---- */
@@ -776,22 +781,16 @@ count_result(const Call *call, bool free_pass, bool fits)
 }
 
 /*
- * Decides on one limit, and charges it unless the call only looks. state, which may be NULL: how the limit stands then. Raises
- * where the cost can never be granted.
+ * Decides on one limit, whose call has begun, and charges it unless the call only looks. state, which may be NULL: how the
+ * limit stands then. Raises where the cost can never be granted.
  */
 static bool
-decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
+decide_begun(Call *call, int64 cost, bool peek, bool free_pass, SnRateLimit *state)
 {
 	SnRateLimit unasked;
-	bool free_pass = may_bypass();
-	bool above;
-	bool fits;
+	bool above = !free_pass && call->slot->enabled && cost > call->slot->limit;
+	bool fits = free_pass || (!above && call_fits(call, cost));
 
-	if (sn_in_handler())
-		taken_prepare(1);
-	call_require(call, call_begin(call, peek || free_pass));
-	above = !free_pass && call->slot->enabled && cost > call->slot->limit;
-	fits = free_pass || (!above && call_fits(call, cost));
 	if (!peek && !free_pass && !above)
 		call_charge(call, fits, cost);
 	if (state == NULL && above)
@@ -804,6 +803,38 @@ decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
 	if (!peek)
 		count_result(call, free_pass, fits);
 	return fits;
+}
+
+static bool
+decide(Call *call, int64 cost, bool peek, SnRateLimit *state)
+{
+	bool free_pass = may_bypass();
+
+	if (sn_in_handler())
+		taken_prepare(1);
+	call_require(call, call_begin(call, peek || free_pass));
+	return decide_begun(call, cost, peek, free_pass, state);
+}
+
+bool
+sn_rate_limit_charge(const char *tenant_id, const char *limit_type, SnRateLimit *state)
+{
+	Call call = {.limit_type = limit_type,
+				 .limit_type_len = strlen(limit_type),
+				 .tenant_id = tenant_id,
+				 .tenant_len = strlen(tenant_id),
+				 .now = sn_now()};
+	bool free_pass = may_bypass();
+	SnLimitLookup lookup;
+
+	if (sn_in_handler())
+		taken_prepare(1);
+	lookup = call_begin(&call, free_pass);
+	if (lookup == SN_LIMIT_NO_TENANT)
+		return false;
+	call_require(&call, lookup);
+	decide_begun(&call, 1, false, free_pass, state);
+	return true;
 }
 
 /* allowed, limit, current, remaining, retry_after, reset_at */

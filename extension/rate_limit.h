@@ -35,6 +35,12 @@ extern TimestampTz sn_now(void);
 extern int64
 sn_rate_limit_reserve(const char *tenant_id, const char *limit_type, int64 n, TimestampTz now, SnRateLimit *state);
 
+/*
+ * Charges one unit, or counts it as refused, as rate_limit_check() does: state->allowed says which. Nothing is given back at
+ * abort. False: there is no such tenant. The caller knows that it may charge this one.
+ */
+extern bool sn_rate_limit_charge(const char *tenant_id, const char *limit_type, SnRateLimit *state);
+
 /* How many units would be granted now. Charges nothing. */
 extern int64
 sn_rate_limit_available(const char *tenant_id, const char *limit_type, TimestampTz now, SnRateLimit *state);
@@ -44,6 +50,9 @@ sn_rate_limit_available(const char *tenant_id, const char *limit_type, Timestamp
  * were handed out before. The place is given back when the current (sub)transaction aborts. now: where nothing limits.
  */
 extern TimestampTz sn_rate_limit_appoint(const char *tenant_id, const char *limit_type, TimestampTz now);
+
+/* reset_at in UTC, in whole seconds, rounded up: 2026-11-30T12:00:00Z. */
+extern char *sn_rate_limit_reset_at(const SnRateLimit *state);
 
 extern void sn_rate_limit_install(void);
 

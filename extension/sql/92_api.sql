@@ -335,34 +335,7 @@ COMMENT ON FUNCTION sentinai.api_end(text, json, integer, jsonb) IS
 -- ---- before each request ----
 
 CREATE FUNCTION sentinai.api_pre_request() RETURNS void
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-DECLARE
-	tenant	text := sentinai.current_tenant();
-	answer	record;
-BEGIN
-	-- Who has no tenant is the admin, whom nothing limits, or nobody, who may do nothing that costs.
-	IF tenant IS NULL THEN
-		RETURN;
-	END IF;
-	BEGIN
-		SELECT * INTO answer FROM sentinai.rate_limit_check(tenant, 'api_requests') c;
-	EXCEPTION WHEN SQLSTATE 'SN004' THEN
-		RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = format('permission denied for tenant "%s"', tenant);
-	END;
-	PERFORM sentinai.usage_count_add(tenant, 'api_calls', left(concat_ws(' ', current_setting('request.method', true), current_setting('request.path', true)), 100), 1);
-	IF NOT answer.allowed THEN
-		PERFORM sentinai.api_raise('SN040', body->>'detail', body::text, format('Try again at %s.', body->>'reset_at'))
-		   FROM sentinai.rate_limit_body(tenant, 'api_requests') body;
-	ELSIF answer."limit" IS NOT NULL THEN
-		PERFORM set_config('response.headers', json_build_array(
-			json_build_object('RateLimit', format('"api_requests";r=%s;t=%s', answer.remaining,
-				greatest(0, ceil(extract(epoch FROM answer.reset_at - clock_timestamp()))))),
-			json_build_object('RateLimit-Policy', format('"api_requests";q=%s;w=%s', answer."limit", s.window_seconds)))::text, true)
-		   FROM sentinai.rate_limit_state(tenant, 'api_requests') s;
-	END IF;
-END
-$$;
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_api_pre_request';
 COMMENT ON FUNCTION sentinai.api_pre_request() IS
-	'PostgREST''s db-pre-request: charges the caller''s tenant one of its api_requests and counts the call (usage api_calls); an answer 429 where it has none left, else the headers RateLimit and RateLimit-Policy. Works in a read only transaction.';
+	'PostgREST''s db-pre-request: charges the caller''s tenant one of its api_requests and counts the call (usage api_calls); an answer 429 where it has none left, else the headers RateLimit and RateLimit-Policy. Works in a read only transaction. A 429 is no line in the server''s log.';

@@ -234,6 +234,7 @@ is($h->head('/ops/dlq/stats', token => $limited)->{status}, 429, 'HEAD is charge
 is($h->post('/ops/dlq/1/retry', token => $limited)->{status}, 429, 'POST is');
 is($h->get('/health', token => $limited)->{status}, 429, 'and what would need no token');
 is($h->get('/health')->{status}, 200, 'which without one is not');
+unlike(Sentinai::Test::slurp("$t->{cluster_dir}/log"), qr/Rate limit exceeded/, 'and none of it is a line in the server\'s log');
 is($h->get('/usage/rate-limits?tenant_id=LIMITED', token => $admin)->{json}{statuses}[0]{current}, 7, 'refused ones count, too');
 is($h->get('/ops/dlq/stats?tenant_id=LIMITED', token => $admin)->{headers}{ratelimit}, undef, 'the admin has no limit');
 is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 86400, enabled => \0 })->{status}, 200,
