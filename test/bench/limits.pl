@@ -10,7 +10,7 @@
 #
 # BENCH_PARTS    which of them, by default all
 # BENCH_GROUPS   of wire, by default all: pair (in turns on one connection) one (hot key) keys rows pipelined loopback client (the same for both)
-# BENCH_CLIENTS  "1 2 8"
+# BENCH_CLIENTS  "1 1/1 2 8": 1/1 is one client, and all of it on one processor
 # BENCH_ROUNDS   rounds of process and wire, 3
 # BENCH_SECONDS  of each measurement over the wire, one at a time, of which the best counts, 3
 # BENCH_CALLS    of one measurement in process, 2,000,000
@@ -33,6 +33,14 @@ my $session = $t->session;
 my %group = map { $_ => 1 } split ' ', $ENV{BENCH_GROUPS} // 'pair one keys rows pipelined loopback client';
 my ($redis, $redis_log);    # the second one appends to a log that is synced every second: it loses as little as we do
 my @redis_pids;
+my @processors = processors();
+
+# That this process may run on
+sub processors
+{
+	my ($list) = Sentinai::Test::run('taskset', '-cp', $$) =~ /: (\S+)$/m or die 'taskset';
+	return map { /^(\d+)-(\d+)$/ ? $1 .. $2 : $_ } split /,/, $list;
+}
 
 # Seconds that a statement takes in the one session: of CPU, so that others on the machine don't matter
 sub seconds_of
@@ -355,27 +363,42 @@ sub take_turns
 	return;
 }
 
+# Clients and servers, what is started from now on too, on so many processors. With one client either side waits for the other: on two
+# processors what is measured is how long the machine takes to wake an idle one.
+sub place
+{
+	my ($n) = @_;
+	my ($postmaster) = split /\n/, Sentinai::Test::slurp("$t->{cluster_dir}/data/postmaster.pid");
+
+	Sentinai::Test::run('taskset', '-acp', join(',', @processors[ 0 .. $n - 1 ]), $_) for $$, $postmaster, @redis_pids;
+	return;
+}
+
+# of: 8, clients on all processors, or 1/1, clients and how many processors
 sub wire
 {
-	my ($clients) = @_;
+	my ($of) = @_;
+	my ($clients, $on) = split m{/}, $of;
 	my @chosen = map { my ($name, @members) = @$_; $group{$name} ? \@members : () } @groups;
 	my %title = map { $_->[0] => $_->[1] } map { @$_ } @chosen;
 	my (%rate, %cpu);
 
+	place($on // scalar @processors);
 	if ($group{pair})
 	{
-		note_figure("    $clients: ratio of SELECT 1, in turns on the same connections, $_", '', knock_pair('allowed', 'select', $_, $clients), '>= 0.95')
+		note_figure("    $of: ratio of SELECT 1, in turns on the same connections, $_", '', knock_pair('allowed', 'select', $_, $clients), '>= 0.95')
 		  for qw(socket loopback);
 	}
 	take_turns($_, $clients, \%rate, \%cpu) for @chosen;
-	note_figure("$clients: $_->[1]", 'calls/s', $rate{ $_->[0] }) for map { @$_ } @chosen;
+	note_figure("$of: $_->[1]", 'calls/s', $rate{ $_->[0] }) for map { @$_ } @chosen;
 	for my $ratio (@ratios)
 	{
 		my ($what, $ours, $theirs, $goal, $when) = @$ratio;
 		next if !$rate{$ours} || !$rate{$theirs};
-		note_figure("    $clients: ratio $what", '', $rate{$ours} / $rate{$theirs}, !$when || $when == $clients ? $goal : undef);
+		note_figure("    $of: ratio $what", '', $rate{$ours} / $rate{$theirs}, !$when || $when == $clients ? $goal : undef);
 	}
-	note_figure("    $clients: CPU of $title{$_}", 'us/call', $cpu{$_}) for grep { $cpu{$_} } @with_cpu;
+	note_figure("    $of: CPU of $title{$_}", 'us/call', $cpu{$_}) for grep { $cpu{$_} } @with_cpu;
+	place(scalar @processors);
 	return;
 }
 
@@ -436,7 +459,7 @@ prepare();
 for my $round (1 .. $rounds)
 {
 	process() if $part{process};
-	$part{wire} and wire($_) for split ' ', $ENV{BENCH_CLIENTS} // '1 2 8';
+	$part{wire} and wire($_) for split ' ', $ENV{BENCH_CLIENTS} // '1 1/1 2 8';
 }
 memory() if $part{memory};
 report(
