@@ -332,6 +332,21 @@ COMMIT;
 CALL pg_temp.made();
 SELECT status, error_message, parameters FROM report_status(pg_temp.report('picky'));
 
+-- ---- a type that an admin replaced after a superuser had asked for it
+
+CREATE ROLE regress_report_admin IN ROLE sentinai_admin;
+SELECT report_type_add('mine', 'SELECT current_user AS who', snapshot => true);
+BEGIN;
+SELECT pg_temp.ask('mine') IS NULL;
+SET SESSION AUTHORIZATION regress_report_admin;
+SELECT report_type_add('mine', 'SELECT session_user AS who', snapshot => true);
+RESET SESSION AUTHORIZATION;
+COMMIT;
+CALL pg_temp.made();
+SELECT status, regexp_replace(error_message, current_user, 'NAME') FROM report_status(pg_temp.report('mine'));
+SELECT regexp_replace(pg_temp.sqlstate($$SELECT pg_temp.ask('mine')$$), current_user, 'NAME');
+DROP ROLE regress_report_admin;
+
 DELETE FROM report_type WHERE NOT builtin;
 DELETE FROM audit_report WHERE tenant_id IN ('REPORT_T', 'REPORT_R');
 SET client_min_messages = warning;

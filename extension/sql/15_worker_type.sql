@@ -191,7 +191,7 @@ CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON se
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.handler
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();
-CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF role_name ON sentinai.handler
+CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF role_name, function_schema, function_name, scope ON sentinai.handler
 	FOR EACH ROW EXECUTE FUNCTION sentinai.role_guard('role_name', 'sentinai_handler', 'sentinai_tenant_handler', 'sentinai_platform');
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON sentinai.event_type
 	FOR EACH STATEMENT EXECUTE FUNCTION sentinai.config_changed();

@@ -78,6 +78,32 @@ $$;
 COMMENT ON FUNCTION sentinai.legal_hold_tenants(timestamptz, timestamptz) IS
 	'Internal: the tenants of which something in a time (the end is exclusive) is held, in order.';
 
+-- A column's type may bring casts and operators of its owner's, which would run here as ours.
+CREATE FUNCTION sentinai.legal_hold_check_types(relation regclass, columns text[]) RETURNS void
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	wrong	record;
+BEGIN
+	SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO wrong
+	  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+	 WHERE a.attrelid = $1 AND a.attname = ANY (ARRAY['tenant_id'] || $2)
+	   AND NOT EXISTS (SELECT FROM pg_type b WHERE b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+												AND b.typtype <> 'd' AND b.typnamespace = 'pg_catalog'::regnamespace)
+	 LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'datatype_mismatch',
+			MESSAGE = format('a legal hold can''t go by column "%s" of %s', wrong.attname, $1),
+			DETAIL = format('It is of type %s.', wrong.type),
+			HINT = 'tenant_id is a text, and a time is a timestamptz.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.legal_hold_check_types(regclass, text[]) IS
+	'Internal: refuses a table whose tenant_id, or times, are of types that somebody made. Errors: 42804.';
+
 CREATE FUNCTION sentinai.legal_hold_guard() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -88,6 +114,7 @@ DECLARE
 BEGIN
 	LOCK TABLE sentinai.legal_hold IN SHARE MODE;
 	IF EXISTS (SELECT FROM sentinai.legal_hold h WHERE h.released_at IS NULL) THEN
+		PERFORM sentinai.legal_hold_check_types(TG_RELID, TG_ARGV);
 		EXECUTE format('SELECT h.* FROM sentinai.legal_hold h WHERE h.released_at IS NULL AND EXISTS (SELECT FROM %s g WHERE g.tenant_id = h.tenant_id AND (%s)) ORDER BY h.id LIMIT 1',
 			gone, (SELECT string_agg(format('g.%1$I >= h.period_from AND g.%1$I < h.period_to', a), ' OR ') FROM unnest(TG_ARGV) a)) INTO hold;
 		IF hold.id IS NOT NULL THEN
@@ -102,7 +129,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.legal_hold_guard() IS
-	'Trigger AFTER DELETE, for each statement, with the transition table gone, and BEFORE TRUNCATE: refuses to take away rows that are held. Arguments: the columns of a row''s times, of which one in the period is enough. Errors: SN077.';
+	'Trigger AFTER DELETE, for each statement, with the transition table gone, and BEFORE TRUNCATE: refuses to take away rows that are held. Arguments: the columns of a row''s times, of which one in the period is enough. Errors: SN077, 42804 (legal_hold_check_types()).';
 
 CREATE FUNCTION sentinai.legal_hold_protect(relation regclass, VARIADIC columns text[]) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -111,6 +138,7 @@ CREATE FUNCTION sentinai.legal_hold_protect(relation regclass, VARIADIC columns 
 DECLARE
 	arguments	text := (SELECT string_agg(quote_literal(c), ', ') FROM unnest(columns) c);
 BEGIN
+	PERFORM sentinai.legal_hold_check_types(relation, columns);
 	EXECUTE format('CREATE TRIGGER held AFTER DELETE ON %s REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION sentinai.legal_hold_guard(%s)',
 				   relation, arguments);
 	EXECUTE format('CREATE TRIGGER held_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION sentinai.legal_hold_guard(%s)',
@@ -118,7 +146,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.legal_hold_protect(regclass, text[]) IS
-	'From now on rows of a table that are under a legal hold can''t be deleted: by their tenant_id and the columns of times, of which one in the hold''s period is enough. For tables of your own too.';
+	'From now on rows of a table that are under a legal hold can''t be deleted: by their tenant_id and the columns of times, of which one in the hold''s period is enough. For tables of your own too. Errors: 42804 (one of them is of a type that you have made).';
 
 SELECT sentinai.legal_hold_protect('sentinai.event_log', 'created_at');
 

@@ -38,7 +38,7 @@ COMMENT ON COLUMN sentinai.report_type.role_name IS 'The role that the query run
 COMMENT ON COLUMN sentinai.report_type.search_path IS 'The search_path that the query runs with.';
 COMMENT ON COLUMN sentinai.report_type.has_payload IS 'Its reports hold payloads: only sentinai_payload may download them.';
 COMMENT ON COLUMN sentinai.report_type.builtin IS 'Installed with the extension.';
-COMMENT ON COLUMN sentinai.report_type.created_by IS 'The role that was authenticated when it was added.';
+COMMENT ON COLUMN sentinai.report_type.created_by IS 'Who was authenticated when it was added, or changed last by one who is no superuser.';
 COMMENT ON COLUMN sentinai.report_type.created_at IS 'When it was added.';
 
 -- ---- reports ----
@@ -218,8 +218,34 @@ COMMENT ON FUNCTION sentinai.report_guard() IS 'Trigger: refuses changes of stat
 CREATE TRIGGER guard BEFORE UPDATE ON sentinai.audit_report FOR EACH ROW EXECUTE FUNCTION sentinai.report_guard();
 CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF requested_role ON sentinai.audit_report
 	FOR EACH ROW EXECUTE FUNCTION sentinai.role_guard('requested_role');
-CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF role_name ON sentinai.report_type
+CREATE TRIGGER role_guard BEFORE INSERT OR UPDATE OF role_name, query, count_query, summary_query, search_path ON sentinai.report_type
 	FOR EACH ROW EXECUTE FUNCTION sentinai.role_guard('role_name', 'sentinai_platform');
+
+CREATE FUNCTION sentinai.report_type_author() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = sentinai.caller_role()) THEN
+		NEW.created_by := sentinai.caller_identity();
+	END IF;
+	RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_type_author() IS 'Trigger: who is no superuser writes a type of report under its own name.';
+CREATE TRIGGER author BEFORE INSERT OR UPDATE ON sentinai.report_type FOR EACH ROW EXECUTE FUNCTION sentinai.report_type_author();
+
+-- A query calls functions of whoever wrote it. By a superuser's request that is no superuser's way to become one.
+CREATE FUNCTION sentinai.report_type_refused(type sentinai.report_type, role name) RETURNS text
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT format('report type "%s" was written by "%s" and can''t run as superuser "%s"', type.report_type, type.created_by, role)
+	 WHERE NOT type.builtin AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = role)
+	   AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = type.created_by AND r.rolsuper)
+$$;
+COMMENT ON FUNCTION sentinai.report_type_refused(sentinai.report_type, name) IS
+	'Internal: why a type''s query can''t run as a role; NULL: it can.';
 
 CREATE FUNCTION sentinai.report_changed() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -385,6 +411,7 @@ CREATE FUNCTION sentinai.report_request(
 	#variable_conflict use_column
 DECLARE
 	type		sentinai.report_type;
+	refused		text;
 	max_range	interval := current_setting('sentinai.report_max_range')::interval;
 	given		jsonb := coalesce($5, '{}');
 	checked		jsonb;
@@ -399,6 +426,13 @@ BEGIN
 			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
 	END IF;
 	type := sentinai.report_type_get($2);
+	refused := sentinai.report_type_refused(type, coalesce(type.role_name, sentinai.caller_role()));
+	IF refused IS NOT NULL THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'insufficient_privilege',
+			MESSAGE = refused,
+			HINT = 'Ask as a role with fewer rights, or add the type yourself.';
+	END IF;
 	IF coalesce(btrim($3), '') = '' OR length($3) > 300 OR $3 ~ '[[:cntrl:]]' THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',
@@ -465,7 +499,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_request(text, text, text, text, jsonb, text) IS
-	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: 42501 (another tenant than the caller''s), SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
+	'Asks for a report and returns at once: its id (a UUID of version 7), status (pending), download_url (NULL until it is completed) and when. format: csv, json, jsonl or pdf. parameters: from_date and to_date (ISO 8601; a date as to_date means to its end), and what the type declares. requested_by: who asks; NULL: the role that calls. A background worker makes it after COMMIT; report_status() says how far it is. Errors: 42501 (another tenant than the caller''s, or a superuser asks for what another wrote), SN001 (an argument is not valid), SN004 (no such tenant), SN040 (the tenant has had its report_generations), SN070 (no such type).';
 
 CREATE FUNCTION sentinai.report_last(unit text) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE
@@ -1282,6 +1316,7 @@ CREATE FUNCTION sentinai.report_take()
 DECLARE
 	report	sentinai.audit_report;
 	type	sentinai.report_type;
+	refused	text;
 BEGIN
 	LOOP
 		-- Who is active is read once a transaction; a report that was asked for since may be waiting for others.
@@ -1300,7 +1335,13 @@ BEGIN
 			RETURN;
 		END IF;
 		SELECT * INTO type FROM sentinai.report_type t WHERE t.report_type = report.report_type;
-		EXIT WHEN FOUND;
+		IF FOUND THEN
+			-- It may have been replaced since it was asked for.
+			refused := sentinai.report_type_refused(type, coalesce(type.role_name, report.requested_role));
+			EXIT WHEN refused IS NULL;
+			PERFORM sentinai.report_set_status(report.id, 'failed', refused);
+			CONTINUE;
+		END IF;
 		PERFORM sentinai.report_set_status(p.id, 'failed', format('report type "%s" is gone', report.report_type))
 		   FROM (SELECT o.id FROM sentinai.audit_report o WHERE o.status = 'pending' AND o.report_type = report.report_type
 				  ORDER BY o.seq FOR NO KEY UPDATE SKIP LOCKED) p;

@@ -260,7 +260,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.subject_source_add(text, text) IS
-	'Registers the function that erases a subject from tables of yours, or replaces it: f(tenant_id text, key text, salt bytea) returning TABLE (relation text, rows bigint). It runs within subject_erase(), as its caller; raising refuses the erasure. Errors: SN001 (no such function), SN012 (built in).';
+	'Registers the function that erases a subject from tables of yours, or replaces it: f(tenant_id text, key text, salt bytea) returning TABLE (relation text, rows bigint). It runs within subject_erase(), as its caller, which is no superuser unless the function is one''s; raising refuses the erasure. Errors: SN001 (no such function), SN012 (built in).';
 
 CREATE FUNCTION sentinai.subject_source_remove(name text) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE
@@ -474,6 +474,28 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.subject_erase_sources(text, text, bytea) IS 'Internal: erases in the extension''s tables, without their triggers, which would write down what is erased.';
 
+-- An admin registers functions. A superuser's erasure is no way to become one, not even under SET ROLE, which RESET ROLE undoes.
+CREATE FUNCTION sentinai.subject_check_source(source sentinai.subject_source) RETURNS void
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	function	text := format('%I.%I', source.function_schema, source.function_name);
+	owner		text := (SELECT pg_get_userbyid(p.proowner) FROM pg_proc p WHERE p.oid = to_regprocedure(function || '(text, text, bytea)'));
+BEGIN
+	IF EXISTS (SELECT FROM pg_roles r WHERE r.rolname IN (session_user, current_user) AND r.rolsuper)
+	   AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = owner AND r.rolsuper) THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('subject source "%s" can''t run in a superuser''s session', source.name),
+			DETAIL = format('Function %s %s.', function, CASE WHEN owner IS NULL THEN 'does not exist' ELSE format('is owned by "%s", who is none', owner) END),
+			HINT = 'Log in as an admin, or give the function to a superuser.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.subject_check_source(sentinai.subject_source) IS
+	'Internal: refuses a source whose function is not a superuser''s in the session of one. Errors: 42501.';
+
 CREATE FUNCTION sentinai.subject_erase_check(tenant_id text, key text, reason text) RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -517,7 +539,7 @@ CREATE FUNCTION sentinai.subject_erase(tenant_id text, key text, reason text, ac
 DECLARE
 	salt	bytea;
 	changed	jsonb;
-	source	record;
+	source	sentinai.subject_source;
 BEGIN
 	PERFORM sentinai.check_read_committed('subject_erase');
 	-- Until the end no hold is placed, and no report begins with what is about to go. One erasure at a time.
@@ -535,6 +557,7 @@ BEGIN
 		 ended AS (SELECT sentinai.report_set_status(n.report_id, 'expired', 'erased: ' || $3) AS done FROM named n)
 	SELECT changed || jsonb_build_object('audit_report', count(*) FILTER (WHERE e.done)) INTO changed FROM ended e;
 	FOR source IN SELECT s.* FROM sentinai.subject_source s WHERE NOT s.builtin ORDER BY s.name LOOP
+		PERFORM sentinai.subject_check_source(source);
 		EXECUTE format('SELECT $4 || coalesce(jsonb_object_agg(e.relation, e.rows), ''{}'') FROM %I.%I($1, $2, $3) e',
 					   source.function_schema, source.function_name) INTO changed USING $1, $2, salt, changed;
 	END LOOP;
@@ -547,4 +570,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.subject_erase(text, text, text, text) IS
-	'Erases the personal data of one subject: what was in payloads, raw records, headers and keys of an exception of a tenant, in every table of sentinai and those of subject_source_add(). A salted hash stays in its place. Returns a row for each table: how many rows were changed; once more changes nothing. Reports that name it expire. reason: required. actor: who asks, as you say. Kafka''s copy is out of reach. Errors: SN001 (no key or reason), SN004 (no such tenant), SN010 (something of it is not finished), SN013 (another isolation level than READ COMMITTED), SN077 (a legal hold).';
+	'Erases the personal data of one subject: what was in payloads, raw records, headers and keys of an exception of a tenant, in every table of sentinai and those of subject_source_add(). A salted hash stays in its place. Returns a row for each table: how many rows were changed; once more changes nothing. Reports that name it expire. reason: required. actor: who asks, as you say. Kafka''s copy is out of reach. Errors: 42501 (a superuser, and a function that is not), SN001 (no key or reason), SN004 (no such tenant), SN010 (something of it is not finished), SN013 (another isolation level than READ COMMITTED), SN077 (a legal hold).';

@@ -131,6 +131,16 @@ $$;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA sentinai TO sentinai_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA sentinai TO sentinai_admin;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA sentinai TO sentinai_admin;
+-- Nor does an admin hang our triggers on tables of its own: they run as the owner, over columns of types that bring code along,
+-- or read rows as those of our tables. legal_hold_guard() looks at the types first.
+DO $$
+BEGIN
+	EXECUTE (SELECT pg_catalog.string_agg(pg_catalog.format('REVOKE EXECUTE ON FUNCTION %s FROM sentinai_admin', p.oid::pg_catalog.regprocedure), ';')
+			   FROM pg_catalog.pg_proc p
+			  WHERE p.pronamespace = 'sentinai'::pg_catalog.regnamespace AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+				AND p.proname <> 'legal_hold_guard');
+END
+$$;
 
 GRANT SELECT, INSERT, UPDATE ON sentinai.exceptions, sentinai.tool_execution TO sentinai_platform;
 GRANT SELECT, INSERT ON sentinai.exception_event TO sentinai_platform;

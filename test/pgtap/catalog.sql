@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(31);
+SELECT plan(32);
 
 -- With partitions, which are made at run time and are no members of the extension.
 SELECT tenant_add('CATALOG') AS ignored \gset
@@ -87,6 +87,10 @@ $$, 'nor what their owner is a member of, or may do');
 SELECT is_empty($$
 	SELECT signature FROM routine WHERE prosrc ~ 'request\.jwt'
 $$, 'nothing but caller.c reads a token''s claims, which anybody may set');
+
+SELECT set_eq($$
+	SELECT signature::text, g.grantee::regrole::text FROM routine, aclexplode(proacl) g WHERE prorettype = 'trigger'::regtype AND g.grantee <> proowner
+$$, $$ VALUES ('legal_hold_guard()', 'sentinai_admin') $$, 'nobody hangs our triggers on tables of his own, but the one that looks at them first');
 
 -- Tenants' rows.
 

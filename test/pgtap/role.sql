@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(132);
+SELECT plan(150);
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 
 SELECT tenant_add('ROLE_T') AS ignored \gset
@@ -87,7 +87,60 @@ SELECT throws_ok(q, '42501', 'permission denied to use role "postgres"', 'admin 
 	'INSERT INTO handler (worker_type, event_type, function_schema, function_name, set_based, role_name) VALUES (''intake'', ''TriageRequested'', ''x'', ''y'', false, ''postgres'')']) q;
 SELECT throws_ok('UPDATE handler SET role_name = ''pg_execute_server_program''', '42501', NULL, 'admin: nor a role of the server''s');
 SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION tap.pass()', '42501', NULL, 'admin hangs no code on our tables');
+-- Nor ours on its own: a type of its own has a cast that would run as the tables' owner.
 RESET ROLE;
+CREATE SCHEMA regress_role AUTHORIZATION regress_admin;
+SET ROLE regress_admin;
+CREATE TYPE regress_role.own AS (value text);
+CREATE FUNCTION regress_role.own_text(regress_role.own) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION 'this runs as %', current_user;
+END $$;
+CREATE CAST (regress_role.own AS text) WITH FUNCTION regress_role.own_text(regress_role.own) AS IMPLICIT;
+CREATE DOMAIN regress_role.own_domain AS regress_role.own;
+CREATE DOMAIN regress_role.own_domains AS regress_role.own_domain;
+CREATE TABLE regress_role.held (tenant_id text, at timestamptz);
+CREATE TABLE regress_role.kept (tenant_id regress_role.own, at timestamptz);
+SELECT lives_ok('SELECT legal_hold_protect(''regress_role.held'', ''at'')', 'admin: protects a table of its own');
+SELECT throws_ok(format('SELECT legal_hold_protect(''regress_role.kept'', %L)', q), '42804', NULL, 'admin may not protect by a column of a type of its own: ' || q) FROM unnest(ARRAY['at', 'tenant_id']) q;
+ALTER TABLE regress_role.kept ALTER tenant_id TYPE regress_role.own_domains;
+SELECT throws_ok('SELECT legal_hold_protect(''regress_role.kept'', ''at'')', '42804', NULL, 'nor of a domain over it');
+SELECT ok(legal_hold_add('ROLE_T', 'why') > 0, 'while a hold stands');
+CREATE TRIGGER held AFTER DELETE ON regress_role.kept REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION legal_hold_guard('at');
+CREATE TRIGGER held_truncate BEFORE TRUNCATE ON regress_role.kept FOR EACH STATEMENT EXECUTE FUNCTION legal_hold_guard('at');
+INSERT INTO regress_role.kept VALUES (ROW('ROLE_T'), now());
+SELECT throws_ok(q, '42804', NULL, 'nor does its code run there: ' || q) FROM unnest(ARRAY['DELETE FROM regress_role.kept', 'TRUNCATE regress_role.kept']) q;
+SELECT throws_ok(format('CREATE TRIGGER t AFTER UPDATE ON regress_role.kept FOR EACH ROW EXECUTE FUNCTION %s()', q), '42501', NULL, 'admin hangs no trigger of ours on its own table: ' || q)
+  FROM unnest(ARRAY['report_source_changed', 'rate_limit_changed']) q;
+RESET ROLE;
+-- What runs as a role that an admin may not become, it doesn't write.
+CREATE ROLE regress_app;
+INSERT INTO handler (worker_type, event_type, function_schema, function_name, set_based, role_name) VALUES ('intake', 'TriageRequested', 'x', 'y', false, 'regress_app');
+SELECT report_type_add('role_app', 'SELECT 1 AS a', snapshot => true);
+UPDATE report_type SET role_name = 'regress_app' WHERE report_type = 'role_app';
+SET ROLE regress_admin;
+SELECT throws_ok(q, '42501', 'permission denied to use role "regress_app"', 'admin may not: ' || q) FROM unnest(ARRAY[
+	'UPDATE handler SET function_name = ''z'' WHERE role_name = ''regress_app''', 'UPDATE report_type SET query = ''SELECT 2 AS a'' WHERE report_type = ''role_app''',
+	'UPDATE report_type SET search_path = ''regress_role'' WHERE report_type = ''role_app''']) q;
+SELECT lives_ok('UPDATE handler SET timeout_ms = 1 WHERE role_name = ''regress_app''', 'admin: gives it less time');
+RESET ROLE;
+-- Nor does what it writes run as a superuser who asks for it.
+SET SESSION AUTHORIZATION regress_admin;
+SELECT report_type_add('role_test', 'SELECT current_user AS a', snapshot => true);
+UPDATE report_type SET created_by = 'postgres' WHERE report_type = 'role_test';
+CREATE FUNCTION regress_role.forget(text, text, bytea) RETURNS TABLE (relation text, rows bigint) LANGUAGE sql AS $$ SELECT current_user, 1 $$;
+SELECT subject_source_add('role_test', 'regress_role.forget');
+SELECT is((SELECT rows FROM subject_erase('ROLE_T', 'E', 'why') WHERE relation = 'regress_admin'), 1::bigint, 'admin: erases in its tables');
+RESET SESSION AUTHORIZATION;
+SELECT throws_ok('SELECT * FROM subject_erase(''ROLE_T'', ''E'', ''why'')', '42501', NULL, 'a superuser does not erase by its function');
+SET ROLE sentinai_admin;
+SELECT throws_ok('SELECT * FROM subject_erase(''ROLE_T'', ''E'', ''why'')', '42501', NULL, 'nor as somebody else, which RESET ROLE undoes');
+RESET ROLE;
+SELECT subject_source_remove('role_test') AS ignored \gset
+SELECT throws_ok('SELECT * FROM report_request(''ROLE_T'', ''role_test'', ''Not own'', ''csv'', ''{"from_date": "2025-01-01", "to_date": "2025-01-31"}'')', '42501', NULL, 'a superuser does not ask for its report');
+SET SESSION AUTHORIZATION regress_admin;
+SELECT lives_ok('SELECT * FROM report_request(''ROLE_T'', ''role_test'', ''Own'', ''csv'', ''{"from_date": "2025-01-01", "to_date": "2025-01-31"}'')', 'admin: asks for its report');
+RESET SESSION AUTHORIZATION;
 
 -- Reports: an operator asks for them and has them, unless payloads are in them; what signs them nobody sees.
 SET ROLE sentinai_operator;
