@@ -306,7 +306,7 @@ DELETE FROM dlq_test.broken WHERE event_id = 'y2';
 UPDATE dlq_test.broken SET sqlstate = 'P0001', message = 'still broken' WHERE event_id = 'y3';
 SELECT count(*) AS done FROM dlq_test.done \gset
 SELECT count(*) AS outbox FROM outbox \gset
-SELECT d.event_id, r.would_succeed, r.error_type, r.sqlstate, r.error_message, r.emitted
+SELECT d.event_id, r.would_succeed, r.error_type, r.sqlstate, r.error_message, r.error_detail = d.error_detail AS same_detail, r.emitted
   FROM dlq_rehearse('dlq_a', 10, with_error_type => 'data_exception') r JOIN dead_letter_queue d USING (id) ORDER BY 1;
 SELECT count(*) FROM dlq_rehearse('dlq_a', 1, with_error_type => 'data_exception');
 SELECT (SELECT count(*) FROM dlq_test.done) - :done, (SELECT count(*) FROM outbox) - :outbox, (SELECT string_agg(DISTINCT status, ' ') FROM dead_letter_queue WHERE event_id LIKE 'y_');
