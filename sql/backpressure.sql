@@ -330,6 +330,7 @@ SELECT pg_temp.done();
 -- one that waits for its turn, and whose tenant is suspended, waits for that
 SELECT pg_temp.send(VARIADIC pg_temp.events('v', 'PR_A', 1, 6));
 SELECT tenant_suspend('PR_A');
+SELECT reason FROM event_why('PR_A', 'v6');
 SELECT pg_temp.at(5020);
 SELECT pg_temp.send();
 SELECT event_id, status, charged, rate_limit, due FROM pg_temp.queue;

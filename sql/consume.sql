@@ -53,7 +53,10 @@ SELECT handler_add('cons_second', 'ConsumeBoth', 'consume_test.second');
 --
 SELECT handler_add('nobody', 'ConsumeBoth', 'consume_test.first');
 SELECT handler_add('cons_first', 'Unheard', 'consume_test.first');
+\set VERBOSITY default
+\set SHOW_CONTEXT never
 SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.none');
+\set VERBOSITY terse
 SELECT handler_add('cons_first', 'ConsumeBoth', 'first');
 SELECT handler_add('cons_first', 'ConsumeBoth', 'consume_test.first', timeout_ms => 0);
 CREATE FUNCTION consume_test.of_text(e text) RETURNS void LANGUAGE sql AS 'SELECT';

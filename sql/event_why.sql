@@ -103,6 +103,10 @@ SELECT pg_temp.why('b1');
 SELECT pg_temp.why('b2');
 UPDATE event_pending SET next_attempt_at = now() + interval '1 hour' WHERE event_id = 'b2';
 SELECT pg_temp.why('b2');
+-- Whatever it waits for besides, a suspended tenant comes first.
+SELECT tenant_suspend('why_a');
+SELECT pg_temp.why('b2');
+SELECT tenant_resume('why_a');
 DELETE FROM event_pending WHERE event_id = 'b3';
 SELECT pg_temp.why('b3');
 DELETE FROM event_pending WHERE tenant_id = 'why_a';

@@ -115,7 +115,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = tenant_role_add.role_name) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'undefined_object',
-			MESSAGE = format('role %s does not exist', coalesce(quote_ident(tenant_role_add.role_name), 'NULL')),
+			MESSAGE = format('role %s does not exist', coalesce('"' || tenant_role_add.role_name || '"', 'NULL')),
 			HINT = 'CREATE ROLE makes it.';
 	ELSIF tenant_role_add.role_name = current_setting('sentinai.authenticator') THEN
 		RAISE EXCEPTION USING

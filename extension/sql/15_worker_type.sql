@@ -258,6 +258,8 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN012',
 			MESSAGE = format('group "%s" belongs to another worker type', coalesce(group_id, name)),
+			DETAIL = (SELECT format('It is the group of worker type "%s".', w.name) FROM sentinai.worker_type_effective w
+					   WHERE w.group_id = coalesce(worker_type_add.group_id, worker_type_add.name)),
 			HINT = 'Each worker type reads in a group of its own.';
 	END IF;
 	-- The first worker type of a topic owns it: somebody must refuse what can't be read.
@@ -288,7 +290,10 @@ BEGIN
 				   WHERE w.group_id = worker_type_group.group_id AND w.name <> type.name) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN012',
-			MESSAGE = format('group "%s" belongs to another worker type', worker_type_group.group_id);
+			MESSAGE = format('group "%s" belongs to another worker type', worker_type_group.group_id),
+			DETAIL = (SELECT format('It is the group of worker type "%s".', w.name) FROM sentinai.worker_type_effective w
+					   WHERE w.group_id = worker_type_group.group_id),
+			HINT = 'Each worker type reads in a group of its own.';
 	END IF;
 	INSERT INTO sentinai.worker_type_override AS o (name, group_id) VALUES (type.name, worker_type_group.group_id)
 		ON CONFLICT (name) DO UPDATE SET group_id = excluded.group_id;
@@ -344,7 +349,7 @@ BEGIN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN009',
 			MESSAGE = format('there is no handler function %s', handler_function.function),
-			DETAIL = coalesce((SELECT format('There is %s.', string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid::regprocedure::text))
+			DETAIL = coalesce((SELECT 'There is ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid::regprocedure::text) || '.'
 								 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 								WHERE n.nspname = parts[1] AND p.proname = parts[2]),
 							  'There is nothing of that name.'),
@@ -377,8 +382,7 @@ BEGIN
 	ELSIF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = handler_add.event_type) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
-			MESSAGE = 'event type is not known',
-			DETAIL = format('The event type is %s.', quote_nullable(handler_add.event_type)),
+			MESSAGE = format('event type %s is not known', coalesce('"' || handler_add.event_type || '"', 'NULL')),
 			HINT = 'event_type_add(event_type) makes one.';
 	ELSIF EXISTS (SELECT FROM sentinai.handler h WHERE h.worker_type = type.name AND h.event_type = handler_add.event_type AND h.builtin) THEN
 		RAISE EXCEPTION USING
@@ -439,7 +443,8 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN011',
-			MESSAGE = format('worker type "%s" has no handler of yours for "%s"', handler_remove.worker_type, handler_remove.event_type);
+			MESSAGE = format('worker type "%s" has no handler of yours for "%s"', handler_remove.worker_type, handler_remove.event_type),
+			HINT = 'SELECT worker_type, event_type FROM sentinai.handler WHERE NOT builtin lists yours.';
 	END IF;
 END
 $$;

@@ -27,7 +27,7 @@ COMMENT ON COLUMN sentinai.event_processing_log.event_id IS 'Second part of the 
 COMMENT ON COLUMN sentinai.event_processing_log.worker_type IS 'Third part of the identity.';
 COMMENT ON COLUMN sentinai.event_processing_log.exception_id IS 'The exception that the event belongs to.';
 COMMENT ON COLUMN sentinai.event_processing_log.event_type IS 'The event type.';
-COMMENT ON COLUMN sentinai.event_processing_log.status IS 'succeeded; retrying: will be tried again; parked: waits behind an unfinished event of its exception; deferred: waits for its tenant; failed: is a dead letter.';
+COMMENT ON COLUMN sentinai.event_processing_log.status IS 'succeeded; retrying: will be tried again; parked: waits behind an unfinished event of its exception; deferred: waits for its tenant, for a circuit, or for its place in its tenant''s queue; failed: is a dead letter.';
 COMMENT ON COLUMN sentinai.event_processing_log.retry_count IS 'Automatic retries so far.';
 COMMENT ON COLUMN sentinai.event_processing_log.hash IS 'Of the type and the payload: another event under the same identity is told from a duplicate.';
 COMMENT ON COLUMN sentinai.event_processing_log.shadow IS 'A second row of the same claim, for batches that look at another generation only.';

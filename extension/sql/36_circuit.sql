@@ -56,12 +56,13 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $2) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
-			MESSAGE = 'event type is not known',
-			DETAIL = format('The event type is %s.', quote_nullable($2));
+			MESSAGE = format('event type %s is not known', coalesce('"' || $2 || '"', 'NULL')),
+			HINT = 'SELECT event_type FROM sentinai.event_type lists them.';
 	ELSIF $3 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $3) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN004',
-			MESSAGE = format('tenant "%s" is not known', $3);
+			MESSAGE = format('tenant "%s" is not known', $3),
+			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
 	END IF;
 	INSERT INTO sentinai.circuit AS c (worker_type, event_type, tenant_id, reason, error_message, actor)
 		VALUES (type.name, $2, coalesce($3, ''), 'forced', $4, sentinai.caller_identity())

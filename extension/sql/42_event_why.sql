@@ -106,7 +106,9 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 			WHEN p.status = 'parked' THEN
 				format('parked, but nothing holds exception %s: SELECT sentinai.key_release(%L, %L, %L) lets it go on',
 					   p.exception_id, $1, p.exception_id, $3)
-			WHEN p.status = 'deferred' AND p.error_type = 'circuit_open' AND v_tenant_status <> 'suspended' THEN
+			WHEN v_tenant_status = 'suspended' THEN
+				format('%s until tenant %s, which is suspended, is resumed', CASE p.status WHEN 'deferred' THEN 'deferred' ELSE 'waits' END, $1)
+			WHEN p.status = 'deferred' AND p.error_type = 'circuit_open' THEN
 				format('deferred: %s', coalesce((SELECT format('circuit of %s and %s is open since %s (%s: %s), next probe at %s',
 															   c.worker_type, c.event_type, c.opened_at, c.reason,
 															   CASE WHEN sentinai.tenant_visible(c.tenant_id) THEN c.error_message
@@ -115,7 +117,7 @@ CREATE FUNCTION sentinai.event_why_pending(tenant_id text, event_id text, worker
 												  WHERE c.worker_type = p.worker_type AND c.event_type = p.event_type AND c.tenant_id IN ('', p.tenant_id)
 												  ORDER BY c.opened_at LIMIT 1),
 												format('its circuit has closed, and it waits for the reader of %s/%s', p.topic, p.partition)))
-			WHEN p.rate_limit IS NOT NULL AND v_tenant_status <> 'suspended' THEN sentinai.event_why_queue(p)
+			WHEN p.rate_limit IS NOT NULL THEN sentinai.event_why_queue(p)
 			WHEN p.status = 'deferred' AND p.next_attempt_at = 'infinity' THEN
 				format('deferred until tenant %s, which is %s, is resumed', $1, coalesce(v_tenant_status, 'gone'))
 			WHEN p.status = 'retrying' AND p.next_attempt_at > now() THEN
@@ -370,7 +372,7 @@ CREATE FUNCTION sentinai.event_why(tenant_id text, event_id text, only_worker_ty
 	BEGIN
 		PERFORM sentinai.tenant_check($1);
 		IF $3 IS NOT NULL AND NOT EXISTS (SELECT FROM sentinai.worker_type_effective w WHERE w.name = $3) THEN
-			RAISE EXCEPTION USING ERRCODE = 'SN002', MESSAGE = format('worker type %L is not known', $3),
+			RAISE EXCEPTION USING ERRCODE = 'SN002', MESSAGE = format('worker type "%s" is not known', $3),
 				HINT = 'SELECT name FROM sentinai.worker_type lists them.';
 		END IF;
 		SELECT e.event_type INTO v_type FROM sentinai.event_log e WHERE e.tenant_id = $1 AND e.event_id = $2 LIMIT 1;

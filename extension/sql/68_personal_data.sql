@@ -27,8 +27,7 @@ BEGIN
 	IF $1 IS NULL OR ($1 <> '*' AND NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $1)) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
-			MESSAGE = 'event type is not known',
-			DETAIL = format('The event type is %s.', quote_nullable($1)),
+			MESSAGE = format('event type %s is not known', coalesce('"' || $1 || '"', 'NULL')),
 			HINT = 'event_type_add(event_type) makes one; * stands for all.';
 	ELSIF $2 IS NULL OR cardinality($2) = 0 OR array_position($2, NULL) IS NOT NULL OR array_ndims($2) > 1 THEN
 		RAISE EXCEPTION USING
@@ -508,7 +507,8 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an erasure needs a key and a reason',
 			HINT = 'SELECT * FROM sentinai.subject_erase(''TENANT_001'', ''EXC_001'', ''asked for by letter of ...'')';
 	ELSIF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN004', MESSAGE = format('tenant %s does not exist', coalesce(quote_ident(left($1, 100)), 'NULL'));
+		RAISE EXCEPTION USING ERRCODE = 'SN004', MESSAGE = format('tenant %s does not exist', coalesce('"' || left($1, 100) || '"', 'NULL')),
+			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
 	END IF;
 	why := (SELECT string_agg(u.n || ' ' || u.what, ', ') FROM sentinai.subject_unfinished($1, $2) u);
 	IF why IS NOT NULL THEN

@@ -3,12 +3,27 @@
 
 DO $$
 DECLARE
-	role_name	text;
+	role	record;
 BEGIN
-	FOREACH role_name IN ARRAY ARRAY['sentinai_admin', 'sentinai_operator', 'sentinai_viewer', 'sentinai_payload',
-									 'sentinai_worker', 'sentinai_handler', 'sentinai_tenant_handler', 'sentinai_platform', 'sentinai_anon'] LOOP
-		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role_name) THEN
-			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
+	FOR role IN
+		SELECT v.name, v.comment, r.oid
+		  FROM (VALUES
+			('sentinai_admin', 'sentinai: the owner of the platform; everything of the schema, all tenants.'),
+			('sentinai_operator', 'sentinai: who is on call; what a viewer may, and retry, discard, publish, ask for reports.'),
+			('sentinai_viewer', 'sentinai: who looks; states, counts and errors, no payloads.'),
+			('sentinai_payload', 'sentinai: beside one of these; sees payloads, masked.'),
+			('sentinai_worker', 'sentinai: logins of the process sentinai-worker; calls the functions of its pumps.'),
+			('sentinai_handler', 'sentinai: handlers run as it, for all tenants; never grant it to a login.'),
+			('sentinai_tenant_handler', 'sentinai: handlers that are bound to one tenant run as it.'),
+			('sentinai_platform', 'sentinai: the installed handlers run as it; never grant it to a login.'),
+			('sentinai_anon', 'sentinai: HTTP without a token; health and metrics.')) AS v (name, comment)
+		  LEFT JOIN pg_catalog.pg_roles r ON r.rolname = v.name
+	LOOP
+		IF role.oid IS NULL THEN
+			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role.name);
+		END IF;
+		IF pg_catalog.shobj_description(role.oid, 'pg_authid') IS NULL THEN
+			EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', role.name, role.comment);
 		END IF;
 	END LOOP;
 END

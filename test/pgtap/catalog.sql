@@ -49,6 +49,10 @@ SELECT is_empty($$
 	 WHERE t.typtype = 'c' AND col_description(t.typrelid, a.attnum) IS NULL
 $$, 'every field of a composite type has a comment');
 
+SELECT is_empty($$
+	SELECT rolname FROM pg_roles WHERE rolname ~ '^sentinai_' AND shobj_description(oid, 'pg_authid') IS NULL
+$$, 'every role has a comment');
+
 -- Rights.
 
 SELECT is_empty($$
