@@ -671,7 +671,8 @@ try_slice(Slice *slice, SnFailure *failure, bool *named, bool keep)
 	sn_emit_begin(slice->batch, slice->works, slice->n);
 	PG_TRY();
 	{
-		error_context_stack = NULL; /* a failure's context is the handler's, whoever called us; PG_END_TRY restores it */
+		/* A failure's context is the handler's, whoever called us. PG_END_TRY restores it. */
+		error_context_stack = NULL;
 		SN_POINT("slice.begun");
 		run_waves(slice);
 		SN_POINT("slice.handled");

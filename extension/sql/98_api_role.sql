@@ -17,6 +17,13 @@ BEGIN
 END
 $$;
 
+-- pg_dump dumps no table's row type apart from its table, and would warn of each one whose initial rights are noted. Nothing is
+-- lost: where a dump is restored, CREATE EXTENSION revokes again.
+DELETE FROM pg_catalog.pg_init_privs i
+ USING pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+ WHERE i.classoid = 'pg_catalog.pg_type'::pg_catalog.regclass AND i.objoid = t.oid AND c.relkind <> 'c'
+   AND t.typnamespace IN ('sentinai'::pg_catalog.regnamespace, 'sentinai_api'::pg_catalog.regnamespace);
+
 GRANT USAGE ON SCHEMA sentinai_api TO sentinai_admin, sentinai_operator, sentinai_viewer, sentinai_payload, sentinai_anon;
 GRANT USAGE ON SCHEMA sentinai TO sentinai_anon;
 
