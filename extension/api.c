@@ -5,17 +5,15 @@
  * It is on the way of every request, so it is C, with no statement of SQL in it: the tenant from caller.c, the decision
  * from rate_limit.c, the count of the call in usage_count.c. All of them work in a transaction that is READ ONLY, and none
  * needs rights on a table. The headers of the answer are the setting response.headers, which PostgREST reads at the end of
- * the request; an error brings its own.
+ * the request; an error takes them along (api_error.c).
  *
  * An answer 429 is no line in the server's log: whoever asks in a loop would fill it. Refused calls are counted in
  * metrics(), rate_limit_usage() and usage.
  */
 #include "sentinai.h"
 
-#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/guc.h"
-#include "utils/json.h"
 
 #include "caller.h"
 #include "rate_limit.h"
@@ -27,13 +25,11 @@ PG_FUNCTION_INFO_V1(sn_api_pre_request);
 #define USAGE_TYPE "api_calls"
 #define RESOURCE_MAX 100 /* characters */
 
-/* Whole seconds until that time, rounded up; at least *least*. */
+/* Whole seconds until that time, rounded up. */
 static int64
-seconds_until(TimestampTz at, int64 least)
+seconds_until(TimestampTz at)
 {
-	int64 us = at - sn_now();
-
-	return us <= 0 ? least : Max(least, (us + USECS_PER_SEC - 1) / USECS_PER_SEC);
+	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 0);
 }
 
 /* What the call is counted as: "GET /rpc/dlq_list". */
@@ -54,67 +50,33 @@ set_headers(const SnRateLimit *state)
 {
 	char *headers = psprintf("[{\"RateLimit\": \"\\\"" LIMIT_TYPE "\\\";r=" INT64_FORMAT ";t=" INT64_FORMAT "\"},"
 							 " {\"RateLimit-Policy\": \"\\\"" LIMIT_TYPE "\\\";q=" INT64_FORMAT ";w=%d\"}]",
-							 state->remaining, seconds_until(state->reset_at, 0), state->limit, state->window_seconds);
+							 state->remaining, seconds_until(state->reset_at), state->limit, state->window_seconds);
 
 	set_config_option("response.headers", headers, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* "message": ..., as a member of an object. */
-static void
-append_member(StringInfo out, const char *name, const char *value)
-{
-	appendStringInfo(out, "%s\"%s\": ", out->data[out->len - 1] == '{' ? "" : ", ", name);
-	escape_json(out, value);
-}
-
-/* The DETAIL of an error of PostgREST's kind: the status and the headers of the answer. nginx answers X-Sentinai-Limit as the body. */
-static char *
-limited_answer(const SnRateLimit *state, const char *body)
-{
-	StringInfoData out;
-	int64 seconds = seconds_until(state->reset_at, 1);
-
-	initStringInfo(&out);
-	appendStringInfoString(&out, "{\"status\": 429, \"headers\": {");
-	append_member(&out, "Retry-After", psprintf(INT64_FORMAT, seconds));
-	append_member(&out, "RateLimit", psprintf("\"" LIMIT_TYPE "\";r=0;t=" INT64_FORMAT, seconds));
-	append_member(&out, "RateLimit-Policy",
-				  psprintf("\"" LIMIT_TYPE "\";q=" INT64_FORMAT ";w=%d", state->limit, state->window_seconds));
-	append_member(&out, "Cache-Control", "no-store");
-	append_member(&out, "X-Sentinai-Limit", body);
-	appendStringInfoString(&out, "}}");
-	return out.data;
-}
-
-/* Answers 429, in the runbook's words. */
+/* The runbook's words and body, of which api_error.c makes the answer 429. */
 SN_NORETURN static void
 raise_limited(const SnRateLimit *state)
 {
+	char *words =
+		psprintf("Rate limit exceeded: " LIMIT_TYPE " (" INT64_FORMAT "/%ds)", state->limit, state->window_seconds);
+	char *reset_at = sn_rate_limit_reset_at(state);
+	char *body = psprintf("{\"detail\": \"%s\", \"limit_type\": \"" LIMIT_TYPE "\", \"limit\": " INT64_FORMAT
+						  ", \"current\": " INT64_FORMAT ", \"reset_at\": \"%s\"}",
+						  words, state->limit, state->granted + state->refused, reset_at);
 	ErrorData error = {.elevel = ERROR,
 					   .output_to_server = false,
 					   .output_to_client = true,
 					   .filename = __FILE__,
 					   .lineno = __LINE__,
 					   .funcname = PG_FUNCNAME_MACRO,
-					   .sqlerrcode = SN_ERRCODE("PGRST")};
-	char *words =
-		psprintf("Rate limit exceeded: " LIMIT_TYPE " (" INT64_FORMAT "/%ds)", state->limit, state->window_seconds);
-	char *reset_at = sn_rate_limit_reset_at(state);
-	char *body = psprintf("{\"detail\" : \"%s\", \"limit_type\" : \"" LIMIT_TYPE "\", \"limit\" : " INT64_FORMAT
-						  ", \"current\" : " INT64_FORMAT ", \"reset_at\" : \"%s\"}",
-						  words, state->limit, state->granted + state->refused, reset_at);
-	StringInfoData message;
+					   .sqlerrcode = SN_ERRCODE("SN040"),
+					   .message = words,
+					   .detail = body,
+					   .hint = psprintf("Try again at %s.", reset_at),
+					   .assoc_context = CurrentMemoryContext};
 
-	initStringInfo(&message);
-	appendStringInfoChar(&message, '{');
-	append_member(&message, "code", "SN040");
-	append_member(&message, "message", words);
-	append_member(&message, "details", body);
-	append_member(&message, "hint", psprintf("Try again at %s.", reset_at));
-	appendStringInfoChar(&message, '}');
-	error.message = message.data;
-	error.detail = limited_answer(state, body);
-	error.assoc_context = CurrentMemoryContext;
 	ReThrowError(&error);
 }
 

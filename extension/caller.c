@@ -278,6 +278,25 @@ find_tenant(void)
 	return tenant != NULL ? tenant : "";
 }
 
+/* Apart from the rest: it is asked for in sessions of databases that have no sentinai, too. */
+bool
+sn_caller_is_authenticator(void)
+{
+	static uint64 as_of = 0;
+	static Oid session = InvalidOid;
+	static bool result = false;
+
+	if (as_of != changes || session != GetSessionUserId())
+	{
+		uint64 now = changes;
+
+		session = GetSessionUserId();
+		result = session == get_role_oid(sn_authenticator, true);
+		as_of = now;
+	}
+	return result;
+}
+
 /* Finds everything out. Reads tables, so that it is for transactions only. */
 static void
 caller_find(void)
@@ -287,7 +306,7 @@ caller_find(void)
 
 	caller.role = GetOuterUserId();
 	caller.session = GetSessionUserId();
-	caller.authenticated_by_token = caller.session == get_role_oid(sn_authenticator, true);
+	caller.authenticated_by_token = sn_caller_is_authenticator();
 	if (caller.authenticated_by_token)
 		claims_changed();
 	tenant_role_relid = get_relname_relid("tenant_role", get_namespace_oid(SN_SCHEMA, false));

@@ -15,6 +15,9 @@
 /* The role that asks, outside of SECURITY DEFINER functions and handlers. */
 extern Oid sn_caller_role(void);
 
+/* Whether the session is the authenticator's: one of PostgREST. */
+extern bool sn_caller_is_authenticator(void);
+
 /* Who was authenticated, by the server or by the authenticator's token. In the current context. */
 extern char *sn_caller_identity(void);
 

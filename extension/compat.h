@@ -63,6 +63,15 @@
 #define SN_GUC_MALLOC(size) malloc(size)
 #endif
 
+/* The last argument of ExecutorRun() went with 18. */
+#if PG_VERSION_NUM >= 180000
+#define SN_EXECUTE_ONCE_DECLARED
+#define SN_EXECUTE_ONCE
+#else
+#define SN_EXECUTE_ONCE_DECLARED , bool execute_once
+#define SN_EXECUTE_ONCE , execute_once
+#endif
+
 /* nextval_internal() and the data of a sequence. */
 #define SN_NEXTVAL(relid) nextval_internal((relid), false)
 

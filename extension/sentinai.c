@@ -8,6 +8,7 @@
 #include "sentinai.h"
 
 #include "activation.h"
+#include "api_error.h"
 #include "caller.h"
 #include "emit.h"
 #include "guc.h"
@@ -39,6 +40,7 @@ _PG_init(void)
 	sn_guc_define();
 	sn_shmem_install();
 	sn_utility_install();
+	sn_api_error_install();
 	sn_activation_install();
 	sn_metrics_install();
 	sn_outbox_install();

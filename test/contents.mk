@@ -29,7 +29,8 @@ REGRESS = \
 	report \
 	audit_report \
 	legal_hold \
-	personal_data
+	personal_data \
+	api_error
 
 # test/pgtap/NAME.sql
 PGTAP = \

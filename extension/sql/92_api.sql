@@ -13,86 +13,12 @@ COMMENT ON SCHEMA sentinai_api IS
 
 -- ---- errors ----
 
+-- api_error.c makes answers of errors, in the authenticator's sessions only: functions raise what they raise anywhere.
 CREATE FUNCTION sentinai.api_status_list() RETURNS TABLE (sqlstate text, status integer, meaning text)
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $$
-	VALUES ('SN001', 422, 'an argument is not valid'),
-		   ('SN002', 422, 'there is no such worker type'),
-		   ('SN004', 404, 'there is no such tenant'),
-		   ('SN005', 422, 'there is no such event type'),
-		   ('SN006', 422, 'the event is not valid'),
-		   ('SN010', 409, 'its status does not allow that'),
-		   ('SN011', 404, 'there is none, or not for you'),
-		   ('SN012', 409, 'it exists already'),
-		   ('SN014', 409, 'the database is not active'),
-		   ('SN019', 409, 'it is in use'),
-		   ('SN040', 429, 'the limit is reached'),
-		   ('SN041', 422, 'there is no such limit type'),
-		   ('SN042', 422, 'no window is large enough for that'),
-		   ('SN050', 409, 'the period is closed'),
-		   ('SN051', 409, 'the snapshot is too old: ask again'),
-		   ('SN060', 409, 'a request with this Idempotency-Key is in flight'),
-		   ('SN061', 422, 'this Idempotency-Key was used for another request'),
-		   ('SN070', 422, 'there is no such report type'),
-		   ('SN071', 409, 'the report is not completed'),
-		   ('SN072', 410, 'the report has expired'),
-		   ('SN073', 403, 'the link is not valid, or no longer'),
-		   ('SN075', 422, 'the report is too large'),
-		   ('SN077', 409, 'it is under a legal hold'),
-		   ('SN079', 400, 'the body is no object'),
-		   ('54000', 422, 'it is too large'),
-		   ('57014', 504, 'it took longer than the role''s statement_timeout'),
-		   ('40P01', 409, 'a deadlock: ask again'),
-		   ('55P03', 409, 'it is locked: ask again'),
-		   ('22', 422, 'a value can''t be what it should be'),
-		   ('23', 409, 'it contradicts what is stored')
-$$;
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_api_status_list';
 COMMENT ON FUNCTION sentinai.api_status_list() IS
-	'The status of an HTTP answer for each SQLSTATE, or class of them, that a function of sentinai_api raises. For others PostgREST decides: 401 or 403 for 42501, 405 for 25006, 500 for what should not happen.';
-
-CREATE FUNCTION sentinai.api_raise(sqlstate text, message text, detail text DEFAULT NULL, hint text DEFAULT NULL, headers jsonb DEFAULT '{}')
-	RETURNS void
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-DECLARE
-	answer	integer := (SELECT s.status FROM sentinai.api_status_list() s WHERE s.sqlstate IN ($1, left($1, 2)) ORDER BY length(s.sqlstate) DESC LIMIT 1);
-BEGIN
-	IF answer IS NULL AND coalesce($3, '') || coalesce($4, '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = $1, MESSAGE = $2;
-	ELSIF answer IS NULL THEN
-		RAISE EXCEPTION USING ERRCODE = $1, MESSAGE = $2, DETAIL = coalesce($3, ''), HINT = coalesce($4, '');
-	END IF;
-	-- An error loses the headers that were set for the answer: they come with it.
-	headers := headers || coalesce((SELECT jsonb_object_agg(h.key, h.value)
-									  FROM jsonb_array_elements(nullif(current_setting('response.headers', true), '')::jsonb) a, jsonb_each_text(a) h), '{}');
-	IF $1 = 'SN040' THEN
-		headers := headers || sentinai.api_limited($3::jsonb);
-	END IF;
-	RAISE EXCEPTION USING
-		ERRCODE = 'PGRST',
-		MESSAGE = jsonb_strip_nulls(jsonb_build_object('code', $1, 'message', $2, 'details', nullif($3, ''), 'hint', nullif($4, '')))::text,
-		DETAIL = jsonb_build_object('status', answer, 'headers', headers)::text;
-END
-$$;
-COMMENT ON FUNCTION sentinai.api_raise(text, text, text, text, jsonb) IS
-	'Raises an error again as PostgREST wants it: with the status of api_status_list() and headers. Where the list has none it is raised as it was.';
-
-CREATE FUNCTION sentinai.api_limited(body jsonb) RETURNS jsonb
-	LANGUAGE sql VOLATILE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-	SELECT jsonb_build_object('Retry-After', w.seconds::text,
-							  'RateLimit', format('"%s";r=0;t=%s', $1->>'limit_type', w.seconds),
-							  'RateLimit-Policy', format('"%s";q=%s;w=%s', $1->>'limit_type', $1->>'limit', substring($1->>'detail' FROM '/(\d+)s\)$')),
-							  'Cache-Control', 'no-store',
-							  'X-Sentinai-Limit', json_build_object('detail', $1->'detail', 'limit_type', $1->'limit_type', 'limit', $1->'limit',
-																	'current', $1->'current', 'reset_at', $1->'reset_at')::text)
-	  FROM (SELECT greatest(1, ceil(extract(epoch FROM ($1->>'reset_at')::timestamptz - clock_timestamp())))::bigint AS seconds) w
-$$;
-COMMENT ON FUNCTION sentinai.api_limited(jsonb) IS
-	'The headers of an answer 429 whose body is that of rate_limit_body(). nginx answers X-Sentinai-Limit as the body.';
+	'The status of an HTTP answer for each SQLSTATE, or class of them, that ends a query of PostgREST''s. For others PostgREST decides: 401 or 403 for 42501, 405 for 25006, 500 for what should not happen.';
 
 -- ---- headers ----
 

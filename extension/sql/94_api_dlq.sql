@@ -34,8 +34,6 @@ DECLARE
 	items		json;
 	last_item	text;
 	total		bigint;
-	detail		text;
-	hint		text;
 BEGIN
 	tenant := sentinai.tenant_check($1);
 	PERFORM sentinai.api_page($7, $8);
@@ -68,9 +66,6 @@ BEGIN
 		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
 	END IF;
 	RETURN json_build_object('items', items, 'total', total, 'limit', $7, 'offset', $8, 'next_after', last_item);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_list(text, text, text, text, text, text, integer, integer, text, text) IS
@@ -80,14 +75,8 @@ CREATE FUNCTION sentinai_api.dlq_stats(tenant_id text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN (SELECT row_to_json(s) FROM sentinai.dlq_stats(sentinai.tenant_check($1)) s);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_stats(text) IS
@@ -97,15 +86,9 @@ CREATE FUNCTION sentinai_api.dlq_get(id bigint, tenant_id text DEFAULT NULL) RET
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	PERFORM sentinai.api_dlq_tenant($1, sentinai.tenant_check($2));
 	RETURN (SELECT row_to_json(e) FROM sentinai.dlq_get($1) e);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_get(bigint, text) IS
@@ -119,8 +102,6 @@ CREATE FUNCTION sentinai_api.dlq_history(id bigint, tenant_id text DEFAULT NULL)
 DECLARE
 	tenant	text;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.tenant_check($2);
 	-- It outlives the dead letter.
@@ -129,9 +110,6 @@ BEGIN
 		PERFORM sentinai.api_dlq_tenant($1, tenant);
 	END IF;
 	RETURN json_build_object('items', coalesce(items, '[]'), 'total', coalesce(json_array_length(items), 0));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_history(bigint, text) IS
@@ -143,14 +121,9 @@ CREATE FUNCTION sentinai_api.dlq_groups(tenant_id text DEFAULT NULL) RETURNS jso
 	AS $$
 DECLARE
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_groups(sentinai.tenant_check($1)) g;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_groups(text) IS
@@ -165,8 +138,6 @@ DECLARE
 	id		bigint;
 	tenant	text;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	id := sentinai.api_bigint(args, 'id');
@@ -179,9 +150,6 @@ BEGIN
 	SELECT json_build_object('id', r.id, 'status', r.status, 'retried_at', r.retried_at, 'retry_count', r.retry_count, 'via', r.via) INTO answer
 	  FROM sentinai.dlq_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_retry(jsonb) IS
@@ -199,8 +167,6 @@ DECLARE
 	mine	bigint[];
 	results	json;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.tenant_check(args->>'tenant_id');
@@ -226,9 +192,6 @@ BEGIN
 				WITH ORDINALITY AS r (id, ok, status, sqlstate, error, place) ON r.place = i.place;
 	RETURN sentinai.api_end(tenant, json_build_object('updated_count', (SELECT count(*) FROM json_array_elements(results) r WHERE (r->>'ok')::boolean),
 												   'requested_count', cardinality(ids), 'results', results));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_retry_batch(jsonb) IS
@@ -242,8 +205,6 @@ DECLARE
 	args	jsonb;
 	tenant	text;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
@@ -255,9 +216,6 @@ BEGIN
 	SELECT json_build_object('tenant_id', tenant, 'updated_count', r.updated_count, 'requested_count', r.requested_count) INTO answer
 	  FROM sentinai.dlq_replay(tenant, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_replay(jsonb) IS
@@ -272,8 +230,6 @@ DECLARE
 	id		bigint;
 	tenant	text;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	id := sentinai.api_bigint(args, 'id');
@@ -286,9 +242,6 @@ BEGIN
 	SELECT row_to_json(r) INTO answer
 	  FROM sentinai.dlq_discard(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN sentinai.api_end(tenant, answer);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_discard(jsonb) IS
@@ -300,14 +253,9 @@ CREATE FUNCTION sentinai_api.dlq_growth(tenant_id text DEFAULT NULL, bucket inte
 	AS $$
 DECLARE
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_growth(sentinai.tenant_check($1), $2, $3) g;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_growth(text, interval, interval) IS
@@ -320,8 +268,6 @@ CREATE FUNCTION sentinai_api.dlq_rehearse(jsonb) RETURNS json
 DECLARE
 	args	jsonb;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	SELECT coalesce(json_agg(r), '[]') INTO items
@@ -329,9 +275,6 @@ BEGIN
 			sentinai.api_text(args, 'fingerprint'), sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
 			sentinai.api_text(args, 'error_type')) r;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_rehearse(jsonb) IS
@@ -344,17 +287,12 @@ CREATE FUNCTION sentinai_api.dlq_reassign(jsonb) RETURNS json
 DECLARE
 	args	jsonb;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	SELECT row_to_json(r) INTO answer
 	  FROM sentinai.dlq_reassign(sentinai.api_bigint(args, 'id'), sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')),
 								 sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
 	RETURN answer;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_reassign(jsonb) IS

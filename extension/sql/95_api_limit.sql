@@ -6,8 +6,6 @@ CREATE FUNCTION sentinai_api.rate_limits_get(tenant_id text DEFAULT NULL) RETURN
 	AS $$
 DECLARE
 	tenant	text;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	PERFORM sentinai.usage_check_tenant(tenant);
@@ -19,9 +17,6 @@ BEGIN
 		'defaults', (SELECT coalesce(json_object_agg(e.limit_type, json_build_object('limit_value', e.limit_value, 'window_seconds', e.window_seconds,
 				'enabled', e.enabled) ORDER BY e.limit_type), '{}')
 			FROM sentinai.rate_limit_type_effective e));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limits_get(text) IS
@@ -33,17 +28,12 @@ CREATE FUNCTION sentinai_api.rate_limits_usage(tenant_id text DEFAULT NULL) RETU
 	AS $$
 DECLARE
 	tenant	text;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	RETURN json_build_object('tenant_id', tenant, 'statuses',
 		(SELECT coalesce(json_agg(json_build_object('tenant_id', u.tenant_id, 'limit_type', u.limit_type, 'limit', u."limit", 'current', u.current,
 				'remaining', u.remaining, 'window_seconds', u.window_seconds, 'reset_at', u.reset_at, 'enabled', u.enabled)), '[]')
 		   FROM sentinai.rate_limit_usage(tenant) u));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limits_usage(text) IS
@@ -57,8 +47,6 @@ DECLARE
 	args	jsonb;
 	seconds	bigint;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	seconds := sentinai.api_bigint(args, 'window_seconds', 60);
@@ -72,9 +60,6 @@ BEGIN
 			sentinai.api_bigint(args, 'limit_value'), seconds::integer, sentinai.api_boolean(args, 'enabled', true),
 			sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
 	RETURN answer;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_set(jsonb) IS
@@ -86,8 +71,6 @@ CREATE FUNCTION sentinai_api.rate_limit_delete(jsonb) RETURNS void
 	AS $$
 DECLARE
 	args	jsonb;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
@@ -95,9 +78,6 @@ BEGIN
 	END IF;
 	PERFORM sentinai.rate_limit_delete(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
 									   sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_delete(jsonb) IS
@@ -109,8 +89,6 @@ CREATE FUNCTION sentinai_api.rate_limit_reset(jsonb) RETURNS void
 	AS $$
 DECLARE
 	args	jsonb;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
@@ -118,9 +96,6 @@ BEGIN
 	END IF;
 	PERFORM sentinai.rate_limit_reset(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
 									  sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_reset(jsonb) IS
@@ -133,15 +108,10 @@ CREATE FUNCTION sentinai_api.rate_limit_forecast(tenant_id text DEFAULT NULL) RE
 DECLARE
 	tenant	text;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	SELECT coalesce(json_agg(f), '[]') INTO items FROM sentinai.rate_limit_forecast(tenant) f;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_forecast(text) IS
@@ -153,16 +123,10 @@ CREATE FUNCTION sentinai_api.usage_summary(tenant_id text DEFAULT NULL, period t
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', u->'period_start', 'period_end', u->'period_end',
 									 'totals', u->'totals', 'by_resource', u->'by_resource')
 			  FROM sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3) u);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.usage_summary(text, text, timestamptz) IS
@@ -178,8 +142,6 @@ DECLARE
 	ends	timestamptz := coalesce($4, now());
 	items	json;
 	total	bigint;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	PERFORM sentinai.api_page($6, $7);
@@ -189,9 +151,6 @@ BEGIN
 	  FROM sentinai.usage_details(tenant, $2, coalesce($3, ends - interval '1 day'), ends, $5)
 		   WITH ORDINALITY AS d (metric, resource, period_start, level, quantity, n);
 	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', total, 'limit', $6, 'offset', $7);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.usage_details(text, text, timestamptz, timestamptz, text, integer, integer) IS
@@ -206,17 +165,12 @@ DECLARE
 	tenant	text;
 	ends	timestamptz := coalesce($3, now());
 	content	text;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	content := sentinai.usage_export(tenant, coalesce($2, ends - interval '1 day'), ends, $4, $5);
 	PERFORM sentinai.api_header('Content-Type', CASE $4 WHEN 'csv' THEN 'text/csv; charset=utf-8; header=present' ELSE 'application/json' END),
 			sentinai.api_header('Content-Disposition', pg_catalog.format('attachment; filename="usage-%s.%s"', tenant, $4));
 	RETURN convert_to(content, 'UTF8');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.usage_export(text, timestamptz, timestamptz, text, text) IS

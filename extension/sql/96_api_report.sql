@@ -22,8 +22,6 @@ DECLARE
 	tenant	text;
 	items	json;
 	total	bigint;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	SELECT coalesce(json_agg(sentinai.api_report(to_jsonb(l)) ORDER BY l.created_at DESC, l.id DESC), '[]'), max(l.total) INTO items, total
@@ -34,9 +32,6 @@ BEGIN
 	END IF;
 	RETURN json_build_object('items', items, 'total', coalesce(total, 0), 'page', $3, 'page_size', $4,
 							 'total_pages', ceil(coalesce(total, 0)::numeric / $4)::bigint);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_list(text, text, integer, integer) IS
@@ -46,14 +41,8 @@ CREATE FUNCTION sentinai_api.report_stats(tenant_id text DEFAULT NULL) RETURNS j
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN (SELECT row_to_json(s) FROM sentinai.report_stats(sentinai.api_tenant(sentinai.tenant_check($1))) s);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_stats(text) IS
@@ -72,14 +61,8 @@ CREATE FUNCTION sentinai_api.report_get(id text, tenant_id text DEFAULT NULL) RE
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN (SELECT sentinai.api_report(to_jsonb(s)) FROM sentinai.report_status($1, sentinai.tenant_check($2)) s);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_get(text, text) IS
@@ -89,14 +72,8 @@ CREATE FUNCTION sentinai_api.report_manifest(id text, tenant_id text DEFAULT NUL
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN sentinai.report_manifest_get($1, sentinai.tenant_check($2));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_manifest(text, text) IS
@@ -110,8 +87,6 @@ DECLARE
 	args	jsonb;
 	tenant	text;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
@@ -124,9 +99,6 @@ BEGIN
 								   CASE WHEN args->'parameters' = 'null' THEN NULL ELSE args->'parameters' END, sentinai.api_text(args, 'requested_by')) r;
 	RETURN sentinai.api_end(tenant, answer, 202,
 		jsonb_build_object('Location', format('/audit/reports/%s?tenant_id=%s', answer->>'id', tenant)));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_request(jsonb) IS
@@ -150,17 +122,12 @@ CREATE FUNCTION sentinai_api.report_download(jsonb) RETURNS sentinai_api."*/*"
 DECLARE
 	args	jsonb;
 	file	record;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	SELECT * INTO file
 	  FROM sentinai.report_download(sentinai.api_text(args, 'id'), sentinai.tenant_check(args->>'tenant_id'), sentinai.api_text(args, 'actor'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
 	RETURN file.content;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_download(jsonb) IS
@@ -172,8 +139,6 @@ CREATE FUNCTION sentinai_api.report_download_head(id text, tenant_id text DEFAUL
 	AS $$
 DECLARE
 	report	record;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT * INTO report FROM sentinai.report_status($1, sentinai.tenant_check($2));
 	IF report.status <> 'completed' THEN
@@ -184,9 +149,6 @@ BEGIN
 	PERFORM sentinai.api_file(format('%s-%s-%s-%s.%s', report.report_type, report.tenant_id, replace(report.parameters->>'from_date', ':', ''), report.id, report.format),
 							  sentinai.report_content_type(report.format), report.sha256);
 	RETURN ''::bytea;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_download_head(text, text) IS
@@ -200,8 +162,6 @@ CREATE FUNCTION sentinai_api.report_download_by_token(jsonb) RETURNS sentinai_ap
 DECLARE
 	args	jsonb;
 	file	record;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	IF args ? 'id' AND NOT starts_with(args->>'token', args->>'id' || '.') THEN
@@ -210,9 +170,6 @@ BEGIN
 	SELECT * INTO file FROM sentinai.report_download_by_token(sentinai.api_text(args, 'token'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
 	RETURN file.content;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_download_by_token(jsonb) IS
@@ -250,14 +207,8 @@ CREATE FUNCTION sentinai_api.report_cancel(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'cancel');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_cancel(jsonb) IS
@@ -267,14 +218,8 @@ CREATE FUNCTION sentinai_api.report_retry(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'retry');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_retry(jsonb) IS
@@ -284,14 +229,8 @@ CREATE FUNCTION sentinai_api.report_hold(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'hold');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_hold(jsonb) IS
@@ -301,14 +240,8 @@ CREATE FUNCTION sentinai_api.report_release(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	detail	text;
-	hint	text;
 BEGIN
 	RETURN sentinai.api_report_act($1, 'release');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_release(jsonb) IS
@@ -322,8 +255,6 @@ DECLARE
 	args	jsonb;
 	id		text;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	id := sentinai.api_text(args, 'id');
@@ -331,9 +262,6 @@ BEGIN
 	SELECT row_to_json(l) INTO answer
 	  FROM sentinai.report_link(id, make_interval(secs => sentinai.api_bigint(args, 'valid_for_seconds', 86400)), sentinai.api_text(args, 'actor')) l;
 	RETURN answer;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_link(jsonb) IS

@@ -10,8 +10,6 @@ DECLARE
 	type	text;
 	event	jsonb;
 	answer	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
@@ -41,9 +39,6 @@ BEGIN
 	RETURN sentinai.api_end(tenant,
 		json_build_object('event_id', event->>'event_id', 'event_type', type, 'tenant_id', tenant, 'exception_id', event->>'exception_id', 'status', 'accepted'), 202,
 		jsonb_build_object('Location', format('/api/exceptions/%s/%s/trace', tenant, sentinai.api_encode(event->>'exception_id'))));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.exception_create(jsonb) IS
@@ -57,8 +52,6 @@ DECLARE
 	tenant	text;
 	id		text;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	id := sentinai.api_path_id($2);
@@ -67,9 +60,6 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
 	END IF;
 	RETURN json_build_object('tenant_id', tenant, 'exception_id', id, 'items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.exception_trace(text, text) IS
@@ -83,8 +73,6 @@ DECLARE
 	id		text;
 	items	json;
 	total	bigint;
-	detail	text;
-	hint	text;
 BEGIN
 	PERFORM sentinai.api_page($3, $4);
 	id := sentinai.api_path_id($1);
@@ -95,9 +83,6 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
 	END IF;
 	RETURN json_build_object('exception_id', id, 'items', items, 'total', total, 'limit', $3, 'offset', $4);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.exception_events(text, text, integer, integer) IS
@@ -111,16 +96,11 @@ DECLARE
 	tenant	text;
 	id		text;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	tenant := sentinai.api_tenant(sentinai.tenant_check($2));
 	id := sentinai.api_path_id($1);
 	SELECT coalesce(json_agg(w), '[]') INTO items FROM sentinai.event_why(tenant, id, $3) w;
 	RETURN json_build_object('tenant_id', tenant, 'event_id', id, 'items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.event_why(text, text, text) IS
@@ -132,14 +112,9 @@ CREATE FUNCTION sentinai_api.tenant_list(status text DEFAULT NULL) RETURNS json
 	AS $$
 DECLARE
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT coalesce(json_agg(t), '[]') INTO items FROM sentinai.tenant_list($1) t;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_list(text) IS
@@ -152,8 +127,6 @@ CREATE FUNCTION sentinai_api.tenant_add(jsonb) RETURNS json
 DECLARE
 	args	jsonb;
 	tenant	text;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	IF jsonb_typeof(args->'metadata') NOT IN ('object', 'null') THEN
@@ -165,9 +138,6 @@ BEGIN
 		CASE jsonb_typeof(args->'tags') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(args->'tags')) END, nullif(args->'metadata', 'null'));
 	PERFORM sentinai.api_answer(201);
 	RETURN json_build_object('tenant_id', tenant, 'status', 'active');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_add(jsonb) IS
@@ -180,16 +150,11 @@ CREATE FUNCTION sentinai_api.tenant_suspend(jsonb) RETURNS json
 DECLARE
 	args	jsonb;
 	tenant	text;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	PERFORM sentinai.tenant_suspend(tenant, sentinai.api_text(args, 'reason'));
 	RETURN json_build_object('tenant_id', tenant, 'status', 'suspended');
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_suspend(jsonb) IS
@@ -203,16 +168,11 @@ DECLARE
 	args	jsonb;
 	tenant	text;
 	released	bigint;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	released := sentinai.tenant_resume(tenant, sentinai.api_text(args, 'reason'));
 	RETURN json_build_object('tenant_id', tenant, 'status', 'active', 'released', released);
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_resume(jsonb) IS
@@ -226,17 +186,12 @@ DECLARE
 	args	jsonb;
 	tenant	text;
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	SELECT coalesce(json_agg(e), '[]') INTO items
 	  FROM sentinai.subject_erase(tenant, sentinai.api_text(args, 'key'), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) e;
 	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.subject_erase(jsonb) IS
@@ -248,14 +203,9 @@ CREATE FUNCTION sentinai_api.circuit_list() RETURNS json
 	AS $$
 DECLARE
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT coalesce(json_agg(c), '[]') INTO items FROM sentinai.circuit_list() c;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_list() IS
@@ -267,15 +217,10 @@ CREATE FUNCTION sentinai_api.circuit_open(jsonb) RETURNS void
 	AS $$
 DECLARE
 	args	jsonb;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	PERFORM sentinai.circuit_open(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'), sentinai.tenant_check(args->>'tenant_id'),
 								  sentinai.api_text(args, 'reason'));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_open(jsonb) IS
@@ -287,15 +232,10 @@ CREATE FUNCTION sentinai_api.circuit_close(jsonb) RETURNS json
 	AS $$
 DECLARE
 	args	jsonb;
-	detail	text;
-	hint	text;
 BEGIN
 	args := sentinai.api_args($1);
 	RETURN json_build_object('released', sentinai.circuit_close(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
 																sentinai.tenant_check(args->>'tenant_id')));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_close(jsonb) IS
@@ -307,14 +247,9 @@ CREATE FUNCTION sentinai_api.retry_policy_list() RETURNS json
 	AS $$
 DECLARE
 	items	json;
-	detail	text;
-	hint	text;
 BEGIN
 	SELECT coalesce(json_agg(p), '[]') INTO items FROM sentinai.retry_policy_list() p;
 	RETURN json_build_object('items', items, 'total', json_array_length(items));
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	PERFORM sentinai.api_raise(SQLSTATE, SQLERRM, detail, hint);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.retry_policy_list() IS

@@ -38,7 +38,7 @@ BEGIN
 			-- Without a token: how it is, and nothing about whose; and who has a link needs no more.
 			('sentinai', 'sentinai_anon', ARRAY['api_pre_request']),
 			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token']),
-			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_status_list', 'api_raise', 'api_limited', 'api_request_header',
+			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_request_header',
 				'api_header', 'api_answer', 'api_decode', 'api_encode', 'api_path_id', 'api_args', 'api_wrong', 'api_tenant', 'api_text',
 				'api_bigint', 'api_boolean', 'api_page', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_report', 'api_file', 'report_content_type']),
 			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',

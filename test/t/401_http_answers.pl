@@ -36,15 +36,15 @@ my @bad = (
 	[ GET => '/ops//dlq', undef, 404 ],
 	[ GET => '/ops/dlq?limit=0', undef, 422 ],
 	[ GET => '/ops/dlq?limit=1001', undef, 422 ],
-	[ GET => '/ops/dlq?limit=ten', undef, 400 ],
-	[ GET => '/ops/dlq?limit=99999999999999999999', undef, 400 ],
+	[ GET => '/ops/dlq?limit=ten', undef, 422 ],
+	[ GET => '/ops/dlq?limit=99999999999999999999', undef, 422 ],
 	[ GET => '/ops/dlq?offset=-1', undef, 422 ],
 	[ GET => '/ops/dlq?order=sideways', undef, 422 ],
 	[ GET => '/ops/dlq?after=yesterday', undef, 422 ],
 	[ GET => '/ops/dlq?after=2025-13-45T99:99:99.000000Z_1', undef, 422 ],
 	[ GET => '/ops/dlq?after=2025-01-01T00:00:00.000000Z_x', undef, 422 ],
 	[ GET => "/ops/dlq?status=%27%3B--", undef, 422 ],
-	[ GET => '/ops/dlq/99999999999999999999', undef, 400 ],
+	[ GET => '/ops/dlq/99999999999999999999', undef, 422 ],
 	[ GET => '/ops/dlq/-1', undef, 404 ],
 	[ GET => '/ops/dlq?tenant_id=%FF', undef, 400 ],
 	[ GET => "/ops/dlq?tenant_id=\xff", undef, 400 ],
@@ -89,8 +89,10 @@ my @bad = (
 	[ GET => '/audit/reports/nothing/download', undef, 404 ],
 	[ GET => '/audit/reports/nothing/download?token=x', undef, 403 ],
 	[ GET => '/usage/summary?period=century', undef, 422 ],
-	[ GET => '/usage/details?from_date=soon', undef, 400 ],
+	[ GET => '/usage/details?from_date=soon', undef, 422 ],
 	[ GET => '/usage/details?granularity=second', undef, 422 ],
+	[ GET => '/rest/dead_letter_queue?id=eq.x', undef, 400 ],
+	[ GET => '/rest/dead_letter_queue?select=event_id::integer', undef, 422 ],
 	[ GET => '/usage/export?format=xls', undef, 422 ],
 	[ PUT => '/admin/rate-limits/TENANT_001', '{"limit_type": "api_requests", "limit_value": 5}', 403 ],
 	[ POST => '/api/exceptions/TENANT_001', '{"severity": "high", "tenant_id": "TENANT_002"}', 422 ],
@@ -126,6 +128,10 @@ for my $case (
 	my $answer = $h->request($method, $path, token => $admin, defined $body ? (body => $body) : ());
 	is($answer->{status}, $status, "the admin's $method $path " . ($body // '') . ": $status") or diag($answer->{body});
 }
+# What the client reads as JSON, the server's log has as it was raised.
+my $log = $t->cluster('logs');
+like($log, qr/ERROR:  there is no dead letter -1$/m, 'the log has the message');
+unlike($log, qr/"SN011"|"status": 4/, 'and nothing of the answer');
 is($h->get('/ops/dlq', token => 'no.such.token')->{status}, 401, 'a token that is none');
 is($h->get('/ops/dlq', token => $h->token('sentinai_viewer', 'TENANT_001', 'ann', seconds => -60))->{status}, 401, 'one that has expired');
 is($h->post('/ops/dlq/1/retry', token => $h->token('sentinai_viewer', 'TENANT_001'))->{status}, 403, 'a viewer changes nothing');
@@ -225,8 +231,8 @@ like($h->get('/ops/dlq?limit=0', token => $limited)->{headers}{ratelimit}, qr/r=
 $h->post('/api/admin/dlq/replay', token => $limited);
 my $refused = $h->get('/ops/dlq/stats', token => $limited);
 is_deeply([ $refused->{status}, $refused->{reason} ], [ 429, 'Too Many Requests' ], 'then no more');
-is($refused->{body} =~ s/"reset_at" : "20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"/RESET/r,
-	'{"detail" : "Rate limit exceeded: api_requests (3/86400s)", "limit_type" : "api_requests", "limit" : 3, "current" : 4, RESET}', 'with the runbook\'s body');
+is($refused->{body} =~ s/"reset_at": "20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"/RESET/r,
+	'{"detail": "Rate limit exceeded: api_requests (3/86400s)", "limit_type": "api_requests", "limit": 3, "current": 4, RESET}', 'with the runbook\'s body');
 like($refused->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'Retry-After in whole seconds');
 like($refused->{headers}{ratelimit}, qr/^"api_requests";r=0;t=\d+$/, 'RateLimit says when');
 is($refused->{headers}{'cache-control'}, 'no-store', 'nobody keeps it');
