@@ -15,6 +15,8 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "pgstat.h"
@@ -22,9 +24,11 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -197,26 +201,50 @@ query_text(const char *sql)
 	return result;
 }
 
-/* Runs a query in a transaction of its own. The result is in the caller's context. */
-static char *
-run_query(const char *sql)
+/*
+ * Until the end of the transaction nobody drops the extension; DROP EXTENSION takes this lock before all others. False: it
+ * is gone, or is being dropped, which is nothing to wait for, and no error.
+ */
+static bool
+extension_hold(void)
+{
+	Oid extension = get_extension_oid(SN_SCHEMA, true);
+	LOCKTAG tag;
+
+	if (!OidIsValid(extension))
+		return false;
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return get_extension_oid(SN_SCHEMA, true) == extension;
+}
+
+/* Runs a query in a transaction of its own. The result is in the caller's context. False: see extension_hold(). */
+static bool
+run_query(const char *sql, char **result)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	char *result;
+	bool held;
 
+	*result = NULL;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
 	pgstat_report_activity(STATE_RUNNING, sql);
-	result = query_text(sql);
-	if (result)
-		result = MemoryContextStrdup(caller, result);
-	PopActiveSnapshot();
+	held = extension_hold();
+	if (held)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		*result = query_text(sql);
+		if (*result)
+			*result = MemoryContextStrdup(caller, *result);
+		PopActiveSnapshot();
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	return result;
+	return held;
 }
 
 /* The error that is being handled, for health(). */
@@ -236,10 +264,12 @@ static void
 duty_run(int i)
 {
 	int interval_ms = duties[i].setting ? *duties[i].setting : duties[i].interval_ms;
+	char *undone;
 
 	PG_TRY();
 	{
-		set_duty_status(i, run_query(duties[i].sql));
+		if (run_query(duties[i].sql, &undone))
+			set_duty_status(i, undone);
 	}
 	PG_CATCH();
 	{
@@ -291,9 +321,11 @@ database_active(void)
 	CommitTransactionCommand();
 	if (!there)
 		return false;
-	active = run_query("SELECT true FROM sentinai.activation WHERE database_oid = (SELECT oid"
-					   " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())");
-	return active != NULL;
+	/* One that is being dropped is active until it has been. */
+	return !run_query("SELECT true FROM sentinai.activation WHERE database_oid = (SELECT oid"
+					  " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
+					  &active) ||
+		   active != NULL;
 }
 
 static void

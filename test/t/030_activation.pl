@@ -90,8 +90,16 @@ $t->sql("SELECT pg_terminate_backend($pid)");
 wait_for_new_worker('second', $pid);
 is($t->sql($running), 'first second', 'and there is one worker in each database');
 
-$t->sql('DROP EXTENSION sentinai CASCADE', database => 'second');
+# The worker comes round while the extension is being dropped, and goes when it is.
+my $log_read = -s "$t->{cluster_dir}/log";
+my $dropping = $t->session(database => 'second');
+$dropping->sql('BEGIN; DROP EXTENSION sentinai CASCADE');
+my $round = q{SELECT state_change > '%s' FROM pg_stat_activity WHERE backend_type = 'sentinai maintenance' AND datname = 'second'};
+$t->wait_for_sql(sprintf($round, $t->sql('SELECT clock_timestamp()')), 't', name => 'a round while the extension is being dropped');
+$dropping->sql('COMMIT');
+$dropping->close;
 $t->wait_for_sql($running, 'first', name => 'a worker goes with its extension');
+unlike(substr(Sentinai::Test::slurp("$t->{cluster_dir}/log"), $log_read), qr/"sentinai maintenance" .* exited with exit code 1/, 'and without an error');
 $t->sql('CREATE EXTENSION sentinai; SELECT sentinai.activate()', database => 'second');
 $t->wait_for_sql($running, 'first second', name => 'and comes with a new one');
 
