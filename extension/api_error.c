@@ -54,6 +54,7 @@ static const Answer answers[] = {
 	{"SN051", 409, "the snapshot is too old: ask again"},
 	{"SN060", 409, "a request with this Idempotency-Key is in flight"},
 	{"SN061", 422, "this Idempotency-Key was used for another request"},
+	{"SN064", 400, "no Idempotency-Key is kept here"},
 	{"SN070", 422, "there is no such report type"},
 	{"SN071", 409, "the report is not completed"},
 	{"SN072", 410, "the report has expired"},

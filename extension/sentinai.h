@@ -30,5 +30,6 @@
 #define SN_LOCK_PUBLISHER 0x534E4703  /* 0: session lock of the active publisher */
 #define SN_LOCK_SUSPECT 0x534E4704	  /* 0: shared by calls of consume(); exclusive: suspect.c */
 #define SN_LOCK_FLUSH 0x534E4705	  /* 0: writing the counts of rate limits down */
+#define SN_LOCK_EVENT 0x534E4706	  /* hash of an event's tenant and id, while it is brought over HTTP */
 
 #endif /* SENTINAI_H */

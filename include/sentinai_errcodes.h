@@ -38,6 +38,7 @@
 	X(SN_IDEMPOTENCY_MISMATCH, "SN061", "idempotency_mismatch") \
 	X(SN_IDEMPOTENCY_LEASE_LOST, "SN062", "idempotency_lease_lost") \
 	X(SN_IDEMPOTENCY_INCOMPLETE, "SN063", "idempotency_incomplete") \
+	X(SN_IDEMPOTENCY_NOT_KEPT, "SN064", "idempotency_not_kept") \
 	X(SN_UNKNOWN_REPORT_TYPE, "SN070", "unknown_report_type") \
 	X(SN_REPORT_NOT_COMPLETED, "SN071", "report_not_completed") \
 	X(SN_REPORT_EXPIRED, "SN072", "report_expired") \

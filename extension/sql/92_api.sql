@@ -109,17 +109,20 @@ $$;
 COMMENT ON FUNCTION sentinai.api_wrong(text, jsonb, text) IS 'Internal: raises SN001 for an argument.';
 
 CREATE FUNCTION sentinai.api_tenant(tenant_id text) RETURNS text
-	LANGUAGE plpgsql IMMUTABLE
+	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+DECLARE
+	tenant	text := sentinai.tenant_check($1);
 BEGIN
-	IF $1 IS NULL THEN
+	IF tenant IS NULL THEN
 		PERFORM sentinai.api_wrong('tenant_id', NULL, 'given');
 	END IF;
-	RETURN $1;
+	RETURN tenant;
 END
 $$;
-COMMENT ON FUNCTION sentinai.api_tenant(text) IS 'A tenant that must be given, by who sees all of them. Error: SN001.';
+COMMENT ON FUNCTION sentinai.api_tenant(text) IS
+	'The tenant that is asked for, the caller''s own where none is given: by who sees all it must be. Errors: 42501, SN001.';
 
 CREATE FUNCTION sentinai.api_text(args jsonb, name text) RETURNS text
 	LANGUAGE plpgsql IMMUTABLE
@@ -205,6 +208,12 @@ CREATE FUNCTION sentinai.api_cursor(at timestamptz, id text) RETURNS text
 	AS $$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '_' || $2 $$;
 COMMENT ON FUNCTION sentinai.api_cursor(timestamptz, text) IS 'What api_after() reads: next_after of a page whose last row this is.';
 
+CREATE FUNCTION sentinai.api_list(items json) RETURNS json
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT json_build_object('items', coalesce($1, '[]'), 'total', coalesce(json_array_length($1), 0)) $$;
+COMMENT ON FUNCTION sentinai.api_list(json) IS 'A list that has no pages: {items, total}; NULL: an empty one.';
+
 -- ---- Idempotency-Key ----
 
 CREATE FUNCTION sentinai.api_key() RETURNS text
@@ -227,7 +236,10 @@ BEGIN
 	IF key IS NULL THEN
 		RETURN NULL;
 	ELSIF $2 IS NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an Idempotency-Key is a tenant''s', HINT = 'Say whose: ?tenant_id=';
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN001',
+			MESSAGE = 'an Idempotency-Key is a tenant''s',
+			HINT = 'Say whose by ?tenant_id=, or send no key for what is everybody''s.';
 	END IF;
 	SELECT * INTO begun FROM sentinai.idempotency_begin($2, 'http', key, jsonb_build_object('operation', $1, 'args', $3), wait => false);
 	IF begun.state <> 'done' THEN
@@ -257,6 +269,19 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.api_end(text, json, integer, jsonb) IS
 	'Ends what api_begin() began: the answer is sent, and kept for who asks again with the same key.';
+
+CREATE FUNCTION sentinai.api_no_key(why text) RETURNS void
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF sentinai.api_key() IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN064', MESSAGE = 'no Idempotency-Key is kept here', DETAIL = $1, HINT = 'Send the request without one.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_no_key(text) IS
+	'Refuses a request that has an Idempotency-Key, where none is kept: whoever sends one counts on it. Error: SN064.';
 
 -- ---- before each request ----
 

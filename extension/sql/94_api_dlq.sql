@@ -100,16 +100,15 @@ CREATE FUNCTION sentinai_api.dlq_history(id bigint, tenant_id text DEFAULT NULL)
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.tenant_check($2);
 	items	json;
 BEGIN
-	tenant := sentinai.tenant_check($2);
 	-- It outlives the dead letter.
 	SELECT json_agg(h ORDER BY h.id) INTO items FROM sentinai.dlq_history($1) h WHERE tenant IS NULL OR h.tenant_id = tenant;
 	IF items IS NULL THEN
 		PERFORM sentinai.api_dlq_tenant($1, tenant);
 	END IF;
-	RETURN json_build_object('items', coalesce(items, '[]'), 'total', coalesce(json_array_length(items), 0));
+	RETURN sentinai.api_list(items);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_history(bigint, text) IS
@@ -119,11 +118,8 @@ CREATE FUNCTION sentinai_api.dlq_groups(tenant_id text DEFAULT NULL) RETURNS jso
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	items	json;
 BEGIN
-	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_groups(sentinai.tenant_check($1)) g;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(g) FROM sentinai.dlq_groups(sentinai.tenant_check($1)) g));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_groups(text) IS
@@ -134,14 +130,11 @@ CREATE FUNCTION sentinai_api.dlq_retry(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	id		bigint;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	id		bigint := sentinai.api_bigint(args, 'id');
+	tenant	text := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	id := sentinai.api_bigint(args, 'id');
-	tenant := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
 	answer := sentinai.api_begin('dlq_retry', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;
@@ -161,15 +154,13 @@ CREATE FUNCTION sentinai_api.dlq_retry_batch(jsonb) RETURNS json
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	args	jsonb;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.tenant_check(args->>'tenant_id');
 	ids		bigint[];
 	mine	bigint[];
 	results	json;
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.tenant_check(args->>'tenant_id');
 	IF jsonb_typeof(args->'dlq_ids') IS DISTINCT FROM 'array' OR jsonb_array_length(args->'dlq_ids') NOT BETWEEN 1 AND 1000
 	   OR EXISTS (SELECT FROM jsonb_array_elements(args->'dlq_ids') i WHERE jsonb_typeof(i) <> 'number' OR i::text !~ '^-?\d{1,18}$') THEN
 		PERFORM sentinai.api_wrong('dlq_ids', args->'dlq_ids', 'an array of 1 to 1000 ids');
@@ -202,12 +193,10 @@ CREATE FUNCTION sentinai_api.dlq_replay(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	answer := sentinai.api_begin('dlq_replay', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;
@@ -226,14 +215,11 @@ CREATE FUNCTION sentinai_api.dlq_discard(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	id		bigint;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	id		bigint := sentinai.api_bigint(args, 'id');
+	tenant	text := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	id := sentinai.api_bigint(args, 'id');
-	tenant := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
 	answer := sentinai.api_begin('dlq_discard', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;
@@ -251,11 +237,8 @@ CREATE FUNCTION sentinai_api.dlq_growth(tenant_id text DEFAULT NULL, bucket inte
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	items	json;
 BEGIN
-	SELECT coalesce(json_agg(g), '[]') INTO items FROM sentinai.dlq_growth(sentinai.tenant_check($1), $2, $3) g;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(g) FROM sentinai.dlq_growth(sentinai.tenant_check($1), $2, $3) g));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_growth(text, interval, interval) IS
@@ -266,15 +249,13 @@ CREATE FUNCTION sentinai_api.dlq_rehearse(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	items	json;
+	args	jsonb := sentinai.api_args($1);
 BEGIN
-	args := sentinai.api_args($1);
-	SELECT coalesce(json_agg(r), '[]') INTO items
-	  FROM sentinai.dlq_rehearse(sentinai.tenant_check(args->>'tenant_id'), least(sentinai.api_bigint(args, 'n', 10), 100000)::integer,
+	PERFORM sentinai.api_no_key('A rehearsal changes nothing, and can be asked for again.');
+	RETURN sentinai.api_list((SELECT json_agg(r)
+		FROM sentinai.dlq_rehearse(sentinai.tenant_check(args->>'tenant_id'), least(sentinai.api_bigint(args, 'n', 10), 100000)::integer,
 			sentinai.api_text(args, 'fingerprint'), sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
-			sentinai.api_text(args, 'error_type')) r;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+			sentinai.api_text(args, 'error_type')) r));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_rehearse(jsonb) IS
@@ -285,15 +266,18 @@ CREATE FUNCTION sentinai_api.dlq_reassign(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
+	answer := sentinai.api_begin('dlq_reassign', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
 	SELECT row_to_json(r) INTO answer
-	  FROM sentinai.dlq_reassign(sentinai.api_bigint(args, 'id'), sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')),
-								 sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
-	RETURN answer;
+	  FROM sentinai.dlq_reassign(sentinai.api_bigint(args, 'id'), tenant, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
+	RETURN sentinai.api_end(tenant, answer);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_reassign(jsonb) IS
-	E'Gives a dead letter a tenant\nTakes {id, tenant_id, reason, actor}: the tenant that it gets. Answers {id, tenant_id, status}. 409 unless it is pending. For the admin.';
+	E'Gives a dead letter a tenant\nTakes {id, tenant_id, reason, actor}: the tenant that it gets. Answers {id, tenant_id, status}. 409 unless it is pending. For the admin. Idempotency-Key is kept.';

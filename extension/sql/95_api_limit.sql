@@ -5,9 +5,8 @@ CREATE FUNCTION sentinai_api.rate_limits_get(tenant_id text DEFAULT NULL) RETURN
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.api_tenant($1);
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	PERFORM sentinai.usage_check_tenant(tenant);
 	RETURN json_build_object(
 		'tenant_id', tenant,
@@ -27,9 +26,8 @@ CREATE FUNCTION sentinai_api.rate_limits_usage(tenant_id text DEFAULT NULL) RETU
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.api_tenant($1);
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	RETURN json_build_object('tenant_id', tenant, 'statuses',
 		(SELECT coalesce(json_agg(json_build_object('tenant_id', u.tenant_id, 'limit_type', u.limit_type, 'limit', u."limit", 'current', u.current,
 				'remaining', u.remaining, 'window_seconds', u.window_seconds, 'reset_at', u.reset_at, 'enabled', u.enabled)), '[]')
@@ -44,74 +42,77 @@ CREATE FUNCTION sentinai_api.rate_limit_set(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	seconds	bigint;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	seconds	bigint := sentinai.api_bigint(args, 'window_seconds', 60);
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	seconds := sentinai.api_bigint(args, 'window_seconds', 60);
 	IF seconds NOT BETWEEN 1 AND 86400 THEN
 		PERFORM sentinai.api_wrong('window_seconds', args->'window_seconds', '1 to 86400');
 	ELSIF sentinai.api_text(args, 'limit_type') IS NULL THEN
 		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
 	END IF;
+	answer := sentinai.api_begin('rate_limit_set', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
 	SELECT row_to_json(c) INTO answer
-	  FROM sentinai.rate_limit_set(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
-			sentinai.api_bigint(args, 'limit_value'), seconds::integer, sentinai.api_boolean(args, 'enabled', true),
-			sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
-	RETURN answer;
+	  FROM sentinai.rate_limit_set(tenant, args->>'limit_type', sentinai.api_bigint(args, 'limit_value'), seconds::integer,
+			sentinai.api_boolean(args, 'enabled', true), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
+	RETURN sentinai.api_end(tenant, answer);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_set(jsonb) IS
-	E'Sets a limit of a tenant\nTakes {tenant_id, limit_type, limit_value, window_seconds: 60, enabled: true, reason, actor}. Counts at once, inside the running window. Answers the limit. For the admin.';
+	E'Sets a limit of a tenant\nTakes {tenant_id, limit_type, limit_value, window_seconds: 60, enabled: true, reason, actor}. Counts at once, inside the running window. Answers the limit. For the admin. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.rate_limit_delete(jsonb) RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 BEGIN
-	args := sentinai.api_args($1);
 	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
 		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
 	END IF;
-	PERFORM sentinai.rate_limit_delete(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
-									   sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+	IF sentinai.api_begin('rate_limit_delete', tenant, args) IS NULL THEN
+		PERFORM sentinai.rate_limit_delete(tenant, args->>'limit_type', sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		PERFORM sentinai.api_end(tenant, 'null', 204);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_delete(jsonb) IS
-	E'Gives a tenant the default limit again\nTakes {tenant_id, limit_type, reason, actor}. Answers 204, also where there was nothing to delete. For the admin.';
+	E'Gives a tenant the default limit again\nTakes {tenant_id, limit_type, reason, actor}. Answers 204, also where there was nothing to delete. For the admin. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.rate_limit_reset(jsonb) RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 BEGIN
-	args := sentinai.api_args($1);
 	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
 		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
 	END IF;
-	PERFORM sentinai.rate_limit_reset(sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id')), args->>'limit_type',
-									  sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+	IF sentinai.api_begin('rate_limit_reset', tenant, args) IS NULL THEN
+		PERFORM sentinai.rate_limit_reset(tenant, args->>'limit_type', sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		PERFORM sentinai.api_end(tenant, 'null', 204);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_reset(jsonb) IS
-	E'Lets a limit count from zero\nTakes {tenant_id, limit_type, reason, actor}. The limit itself stays. Answers 204.';
+	E'Lets a limit count from zero\nTakes {tenant_id, limit_type, reason, actor}. The limit itself stays. Answers 204. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.rate_limit_forecast(tenant_id text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
-	items	json;
+	tenant	text := sentinai.api_tenant($1);
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
-	SELECT coalesce(json_agg(f), '[]') INTO items FROM sentinai.rate_limit_forecast(tenant) f;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(f) FROM sentinai.rate_limit_forecast(tenant) f));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_forecast(text) IS
@@ -126,7 +127,7 @@ CREATE FUNCTION sentinai_api.usage_summary(tenant_id text DEFAULT NULL, period t
 BEGIN
 	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', u->'period_start', 'period_end', u->'period_end',
 									 'totals', u->'totals', 'by_resource', u->'by_resource')
-			  FROM sentinai.usage_summary(sentinai.api_tenant(sentinai.tenant_check($1)), $2, $3) u);
+			  FROM sentinai.usage_summary(sentinai.api_tenant($1), $2, $3) u);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.usage_summary(text, text, timestamptz) IS
@@ -138,12 +139,11 @@ CREATE FUNCTION sentinai_api.usage_details(tenant_id text DEFAULT NULL, metric_t
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.api_tenant($1);
 	ends	timestamptz := coalesce($4, now());
 	items	json;
 	total	bigint;
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	PERFORM sentinai.api_page($6, $7);
 	SELECT coalesce(json_agg(json_build_object('metric_type', d.metric, 'resource', d.resource, 'period_start', d.period_start, 'level', d.level,
 											   'quantity', d.quantity) ORDER BY d.n) FILTER (WHERE d.n > $7 AND d.n <= $7::bigint + $6), '[]'), count(*)
@@ -162,11 +162,10 @@ CREATE FUNCTION sentinai_api.usage_export(tenant_id text DEFAULT NULL, from_date
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.api_tenant($1);
 	ends	timestamptz := coalesce($3, now());
 	content	text;
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	content := sentinai.usage_export(tenant, coalesce($2, ends - interval '1 day'), ends, $4, $5);
 	PERFORM sentinai.api_header('Content-Type', CASE $4 WHEN 'csv' THEN 'text/csv; charset=utf-8; header=present' ELSE 'application/json' END),
 			sentinai.api_header('Content-Disposition', pg_catalog.format('attachment; filename="usage-%s.%s"', tenant, $4));

@@ -19,11 +19,10 @@ CREATE FUNCTION sentinai_api.report_list(tenant_id text DEFAULT NULL, status tex
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	tenant	text;
+	tenant	text := sentinai.api_tenant($1);
 	items	json;
 	total	bigint;
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
 	SELECT coalesce(json_agg(sentinai.api_report(to_jsonb(l)) ORDER BY l.created_at DESC, l.id DESC), '[]'), max(l.total) INTO items, total
 	  FROM sentinai.report_list(tenant, $2, $3, $4) l;
 	IF total IS NULL AND $3 > 1 THEN
@@ -42,7 +41,7 @@ CREATE FUNCTION sentinai_api.report_stats(tenant_id text DEFAULT NULL) RETURNS j
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
-	RETURN (SELECT row_to_json(s) FROM sentinai.report_stats(sentinai.api_tenant(sentinai.tenant_check($1))) s);
+	RETURN (SELECT row_to_json(s) FROM sentinai.report_stats(sentinai.api_tenant($1)) s);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_stats(text) IS
@@ -84,12 +83,10 @@ CREATE FUNCTION sentinai_api.report_request(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	answer := sentinai.api_begin('report_request', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;
@@ -120,10 +117,9 @@ CREATE FUNCTION sentinai_api.report_download(jsonb) RETURNS sentinai_api."*/*"
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
 	file	record;
 BEGIN
-	args := sentinai.api_args($1);
 	SELECT * INTO file
 	  FROM sentinai.report_download(sentinai.api_text(args, 'id'), sentinai.tenant_check(args->>'tenant_id'), sentinai.api_text(args, 'actor'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
@@ -160,10 +156,9 @@ CREATE FUNCTION sentinai_api.report_download_by_token(jsonb) RETURNS sentinai_ap
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
 	file	record;
 BEGIN
-	args := sentinai.api_args($1);
 	IF args ? 'id' AND NOT starts_with(args->>'token', args->>'id' || '.') THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN073', MESSAGE = 'link is not valid', DETAIL = 'It is of another report.';
 	END IF;
@@ -252,17 +247,17 @@ CREATE FUNCTION sentinai_api.report_link(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	id		text;
-	answer	json;
+	args	jsonb := sentinai.api_args($1);
+	id		text := sentinai.api_text(args, 'id');
+	seconds	bigint := sentinai.api_bigint(args, 'valid_for_seconds', 86400);
 BEGIN
-	args := sentinai.api_args($1);
-	id := sentinai.api_text(args, 'id');
+	PERFORM sentinai.api_no_key('A link is a secret: it is stored nowhere, and made once more for who asks again.');
+	IF seconds NOT BETWEEN 1 AND 31536000 THEN
+		PERFORM sentinai.api_wrong('valid_for_seconds', args->'valid_for_seconds', '1 to 31536000');
+	END IF;
 	PERFORM FROM sentinai.report_status(id, sentinai.tenant_check(args->>'tenant_id'));
-	SELECT row_to_json(l) INTO answer
-	  FROM sentinai.report_link(id, make_interval(secs => sentinai.api_bigint(args, 'valid_for_seconds', 86400)), sentinai.api_text(args, 'actor')) l;
-	RETURN answer;
+	RETURN (SELECT row_to_json(l) FROM sentinai.report_link(id, make_interval(secs => seconds), sentinai.api_text(args, 'actor')) l);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_link(jsonb) IS
-	E'A link that downloads a report without a login\nTakes {id, tenant_id, actor, valid_for_seconds: 86400}. Answers {url, token, expires_at}; it ends with the report at the latest.';
+	E'A link that downloads a report without a login\nTakes {id, tenant_id, actor, valid_for_seconds: 86400}; 1 second to a year. Answers {url, token, expires_at}; it ends with the report at the latest.';

@@ -1,18 +1,60 @@
 -- 97_api_exception: exceptions and their events over HTTP, and what can be read as a list with PostgREST's own filters.
 
+-- The identity that handlers go by too: tenant and event_id, with the type and the payload.
+CREATE FUNCTION sentinai.api_event_known(event jsonb, OUT known boolean, OUT exception_id text)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	id		text := $1->>'event_id';
+	tenant	text := sentinai.tenant_check($1->>'tenant_id');
+	parsed	record;
+BEGIN
+	-- Of two at once the second waits here, and then sees the first.
+	PERFORM pg_advisory_xact_lock(x'534E4706'::integer, hashtext(tenant || ':' || id));
+	SELECT p.* INTO STRICT parsed FROM sentinai.event_parse(convert_to($1::text, 'UTF8')) p;
+	-- What is no event is event_publish()'s to refuse.
+	IF NOT parsed.ok THEN
+		known := false;
+		RETURN;
+	END IF;
+	-- A claim keeps the hash of what was erased since. What no worker has met yet is in the log only.
+	SELECT c.hash = parsed.hash, c.exception_id INTO known, exception_id
+	  FROM sentinai.event_processing_log c
+	 WHERE (c.event_id, c.tenant_id) = (id, tenant) AND c.hash IS NOT NULL
+	 LIMIT 1;
+	IF NOT FOUND THEN
+		SELECT l.event_type = parsed.event_type AND (l.payload = parsed.payload OR l.payload->>'sentinai_erased' = sentinai.subject_hash(tenant, parsed.payload)),
+			   l.exception_id INTO known, exception_id
+		  FROM sentinai.event_log l
+		 WHERE (l.event_id, l.tenant_id) = (id, tenant)
+		 ORDER BY l.created_at LIMIT 1;
+	END IF;
+	IF FOUND AND known IS NOT TRUE THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'SN012',
+			MESSAGE = format('event "%s" exists already, with another type or payload', left(id, 100)),
+			HINT = 'A new event needs a new event_id; one that is sent again must have the same type and payload.';
+	END IF;
+	known := FOUND;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_event_known(jsonb) IS
+	'Whether an event with an id of the caller''s choice is known already, as long as it is in event_log or claimed, and then its exception. Holds the id until the transaction ends. Errors: 42501, SN012 (known with another type or payload).';
+
 CREATE FUNCTION sentinai_api.exception_create(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 	type	text;
 	event	jsonb;
+	known	boolean := false;
+	its		text;
 	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
 	IF $1 ? 'tenant_id' AND $1->>'tenant_id' IS DISTINCT FROM tenant THEN
 		PERFORM sentinai.api_wrong('tenant_id', $1->'tenant_id', 'that of the path');
 	END IF;
@@ -31,30 +73,32 @@ BEGIN
 			 || jsonb_build_object('tenant_id', tenant, 'event_type', type);
 	IF event->>'event_id' IS NULL THEN
 		event := event || jsonb_build_object('event_id', sentinai.event_id_new());
+	ELSE
+		SELECT k.known, k.exception_id INTO known, its FROM sentinai.api_event_known(event) k;
 	END IF;
-	IF event->>'exception_id' IS NULL THEN
-		event := event || jsonb_build_object('exception_id', event->>'event_id');
+	event := event || jsonb_build_object('exception_id', coalesce(its, event->>'exception_id', event->>'event_id'));
+	IF known THEN
+		PERFORM sentinai.api_header('Idempotency-Replayed', 'true');
+	ELSE
+		PERFORM sentinai.event_publish('exceptions', event);
 	END IF;
-	PERFORM sentinai.event_publish('exceptions', event);
 	RETURN sentinai.api_end(tenant,
 		json_build_object('event_id', event->>'event_id', 'event_type', type, 'tenant_id', tenant, 'exception_id', event->>'exception_id', 'status', 'accepted'), 202,
 		jsonb_build_object('Location', format('/api/exceptions/%s/%s/trace', tenant, sentinai.api_encode(event->>'exception_id'))));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.exception_create(jsonb) IS
-	E'An exception arrives\nTakes the exception ({exception_id, domain, type, severity, source_system, entity, amount, sla_deadline, owner, ...}), or its event whole, with a payload and the event_type ExceptionIngested or ManualExceptionCreated. Answers 202 once the event is stored, with {event_id, event_type, tenant_id, exception_id, status}. Idempotency-Key is kept.';
+	E'An exception arrives\nTakes the exception ({exception_id, domain, type, severity, source_system, entity, amount, sla_deadline, owner, ...}), or its event whole, with a payload and the event_type ExceptionIngested or ManualExceptionCreated. Answers 202 once the event is stored, with {event_id, event_type, tenant_id, exception_id, status}; once more, with Idempotency-Replayed, where the event is known by its event_id, and 409 where that one had another type or payload. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.exception_trace(tenant_id text, exception_id text) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
-	id		text;
+	tenant	text := sentinai.api_tenant($1);
+	id		text := sentinai.api_path_id($2);
 	items	json;
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($1));
-	id := sentinai.api_path_id($2);
 	SELECT json_agg(t) INTO items FROM sentinai.event_trace(tenant, id) t;
 	IF items IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
@@ -93,12 +137,10 @@ CREATE FUNCTION sentinai_api.event_why(event_id text, tenant_id text DEFAULT NUL
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	tenant	text;
-	id		text;
+	tenant	text := sentinai.api_tenant($2);
+	id		text := sentinai.api_path_id($1);
 	items	json;
 BEGIN
-	tenant := sentinai.api_tenant(sentinai.tenant_check($2));
-	id := sentinai.api_path_id($1);
 	SELECT coalesce(json_agg(w), '[]') INTO items FROM sentinai.event_why(tenant, id, $3) w;
 	RETURN json_build_object('tenant_id', tenant, 'event_id', id, 'items', items, 'total', json_array_length(items));
 END
@@ -110,11 +152,8 @@ CREATE FUNCTION sentinai_api.tenant_list(status text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	items	json;
 BEGIN
-	SELECT coalesce(json_agg(t), '[]') INTO items FROM sentinai.tenant_list($1) t;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(t) FROM sentinai.tenant_list($1) t));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_list(text) IS
@@ -125,10 +164,10 @@ CREATE FUNCTION sentinai_api.tenant_add(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
 	tenant	text;
 BEGIN
-	args := sentinai.api_args($1);
+	PERFORM sentinai.api_no_key('A key is a tenant''s, which there is only after this. 409 says that there is one already.');
 	IF jsonb_typeof(args->'metadata') NOT IN ('object', 'null') THEN
 		PERFORM sentinai.api_wrong('metadata', args->'metadata', 'an object');
 	ELSIF jsonb_typeof(args->'tags') NOT IN ('array', 'null') THEN
@@ -148,64 +187,68 @@ CREATE FUNCTION sentinai_api.tenant_suspend(jsonb) RETURNS json
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
+	answer := sentinai.api_begin('tenant_suspend', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
 	PERFORM sentinai.tenant_suspend(tenant, sentinai.api_text(args, 'reason'));
-	RETURN json_build_object('tenant_id', tenant, 'status', 'suspended');
+	RETURN sentinai.api_end(tenant, json_build_object('tenant_id', tenant, 'status', 'suspended'));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_suspend(jsonb) IS
-	E'Lets a tenant''s events wait\nTakes {tenant_id, reason}. Answers {tenant_id, status}. For the admin.';
+	E'Lets a tenant''s events wait\nTakes {tenant_id, reason}. Answers {tenant_id, status}. For the admin. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.tenant_resume(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
-	released	bigint;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
-	released := sentinai.tenant_resume(tenant, sentinai.api_text(args, 'reason'));
-	RETURN json_build_object('tenant_id', tenant, 'status', 'active', 'released', released);
+	answer := sentinai.api_begin('tenant_resume', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	RETURN sentinai.api_end(tenant, json_build_object('tenant_id', tenant, 'status', 'active',
+													  'released', sentinai.tenant_resume(tenant, sentinai.api_text(args, 'reason'))));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_resume(jsonb) IS
-	E'Takes a tenant back\nTakes {tenant_id, reason}. Answers {tenant_id, status, released}: how many events waited. For the admin.';
+	E'Takes a tenant back\nTakes {tenant_id, reason}. Answers {tenant_id, status, released}: how many events waited. For the admin. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.subject_erase(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
-	tenant	text;
-	items	json;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	tenant := sentinai.api_tenant(sentinai.tenant_check(args->>'tenant_id'));
-	SELECT coalesce(json_agg(e), '[]') INTO items
+	answer := sentinai.api_begin('subject_erase', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	SELECT json_build_object('tenant_id', tenant, 'items', coalesce(json_agg(e), '[]'), 'total', count(*)) INTO answer
 	  FROM sentinai.subject_erase(tenant, sentinai.api_text(args, 'key'), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) e;
-	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_end(tenant, answer);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.subject_erase(jsonb) IS
-	E'Erases a person''s data\nTakes {tenant_id, key, reason, actor}: see docs/personal-data.md. Answers {tenant_id, items: [{relation, rows}], total}. For the admin.';
+	E'Erases a person''s data\nTakes {tenant_id, key, reason, actor}: see docs/personal-data.md. Answers {tenant_id, items: [{relation, rows}], total}. For the admin. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.circuit_list() RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	items	json;
 BEGIN
-	SELECT coalesce(json_agg(c), '[]') INTO items FROM sentinai.circuit_list() c;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(c) FROM sentinai.circuit_list() c));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_list() IS
@@ -216,40 +259,44 @@ CREATE FUNCTION sentinai_api.circuit_open(jsonb) RETURNS void
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.tenant_check(args->>'tenant_id');
 BEGIN
-	args := sentinai.api_args($1);
-	PERFORM sentinai.circuit_open(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'), sentinai.tenant_check(args->>'tenant_id'),
-								  sentinai.api_text(args, 'reason'));
+	IF sentinai.api_begin('circuit_open', tenant, args) IS NULL THEN
+		PERFORM sentinai.circuit_open(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'), tenant, sentinai.api_text(args, 'reason'));
+		PERFORM sentinai.api_end(tenant, 'null', 204);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_open(jsonb) IS
-	E'Opens a circuit by hand\nTakes {worker_type, event_type, tenant_id, reason}: its events wait. Answers 204.';
+	E'Opens a circuit by hand\nTakes {worker_type, event_type, tenant_id, reason}: its events wait. Answers 204. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.circuit_close(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	args	jsonb;
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.tenant_check(args->>'tenant_id');
+	answer	json;
 BEGIN
-	args := sentinai.api_args($1);
-	RETURN json_build_object('released', sentinai.circuit_close(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'),
-																sentinai.tenant_check(args->>'tenant_id')));
+	answer := sentinai.api_begin('circuit_close', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	RETURN sentinai.api_end(tenant, json_build_object('released',
+		sentinai.circuit_close(sentinai.api_text(args, 'worker_type'), sentinai.api_text(args, 'event_type'), tenant)));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.circuit_close(jsonb) IS
-	E'Closes a circuit\nTakes {worker_type, event_type, tenant_id}. Answers {released}: how many events waited.';
+	E'Closes a circuit\nTakes {worker_type, event_type, tenant_id}. Answers {released}: how many events waited. Idempotency-Key is kept.';
 
 CREATE FUNCTION sentinai_api.retry_policy_list() RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	items	json;
 BEGIN
-	SELECT coalesce(json_agg(p), '[]') INTO items FROM sentinai.retry_policy_list() p;
-	RETURN json_build_object('items', items, 'total', json_array_length(items));
+	RETURN sentinai.api_list((SELECT json_agg(p) FROM sentinai.retry_policy_list() p));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.retry_policy_list() IS

@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(32);
+SELECT plan(34);
 
 -- With partitions, which are made at run time and are no members of the extension.
 SELECT tenant_add('CATALOG') AS ignored \gset
@@ -258,6 +258,14 @@ SELECT is_empty($$
 	 WHERE pronamespace = 'sentinai_api'::regnamespace
 	   AND (provolatile = 'v') IS DISTINCT FROM (pronargs = 1 AND proargnames IS NULL)
 $$, 'HTTP: what takes a body may write, and what GET calls is STABLE');
+
+SELECT is_empty($$
+	SELECT signature FROM routine
+	 WHERE pronamespace = 'sentinai_api'::regnamespace AND provolatile = 'v'
+	   AND prosrc !~ '\mapi_(begin|no_key|report_act)\M'
+	   -- a GET that writes its row of history
+	   AND proname NOT IN ('report_download', 'report_download_by_token')
+$$, 'HTTP: an Idempotency-Key is kept or refused, never left out in silence');
 
 SELECT is_empty($$
 	SELECT signature FROM routine WHERE proretset AND lanname = 'plpgsql' AND provolatile = 'v'

@@ -9,12 +9,12 @@ use IO::Uncompress::Gunzip qw(gunzip);
 my $t = Sentinai::Test->new(settings => 'sentinai.maintenance_interval = 50ms');
 $t->sql(<<'SQL');
 SET search_path = sentinai, public;
-SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED');
+SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED'), tenant_add('KEYS');
 INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, exception_id, worker_type, step, error_type, error_message,
 							   fingerprint, original_topic, original_partition, original_offset, payload, payload_raw, created_at)
-SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 40 THEN 'TENANT_002' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle',
+SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 45 THEN '' WHEN n > 40 THEN 'TENANT_002' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle',
 	   'timeout', 'downstream timed out', 'f', 'exceptions', 0, n, '{"secret": 1}', '\x7b7d', now() - (n / 3) * interval '1 minute'
-  FROM generate_series(1, 45) n;
+  FROM generate_series(1, 46) n;
 SELECT rate_limit_set('TENANT_001', 'api_requests', 100000);
 SELECT rate_limit_set('LIMITED', 'api_requests', 3, 86400), rate_limit_set('TENANT_002', 'report_generations', 1, 86400);
 SQL
@@ -257,6 +257,55 @@ is_deeply([ $second->{status}, $second->{json}{limit_type} ], [ 429, 'report_gen
 like($second->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'with Retry-After');
 $t->wait_for_sql(q{SELECT (sentinai.usage_summary('LIMITED', 'day')->'totals'->>'api_calls')::integer}, '9', name => 'calls are usage');
 
+# ---------------------------------------------------------------- the same event again
+
+my %event = (event_id => 'invoice-1', severity => 'high', amount => 1);
+my $bring = sub { my (%more) = @_; return $h->post('/api/exceptions/TENANT_001', token => $operator, body => { %event, %more }) };
+my $events = sub { $t->sql("SELECT count(*) || ' ' || (SELECT count(*) FROM sentinai.outbox o WHERE o.event_id = '$_[0]') FROM sentinai.event_log WHERE event_id = '$_[0]'") };
+my $new = $bring->();
+my $same = $bring->(timestamp => '2025-01-01T00:00:00Z');
+is_deeply([ $new->{status}, $new->{headers}{'idempotency-replayed'} ], [ 202, undef ], 'an event with an id of its own');
+is_deeply([ @$same{qw(status body)}, @{ $same->{headers} }{qw(location idempotency-replayed)} ], [ @$new{qw(status body)}, $new->{headers}{location}, 'true' ],
+	'once more: the same answer, which says so');
+is($bring->(exception_id => 'EXC_OTHER')->{json}{exception_id}, 'invoice-1', 'of the exception that it came with');
+my $other = $bring->(amount => 2);
+is_deeply([ $other->{status}, @{ $other->{json} }{qw(code message)} ], [ 409, 'SN012', 'event "invoice-1" exists already, with another type or payload' ], 'another payload');
+is($bring->(event_type => 'ManualExceptionCreated')->{status}, 409, 'another type');
+is($events->('invoice-1'), '1 1', 'published once');
+is($h->post('/api/exceptions/TENANT_002', token => $neighbour, body => { %event, amount => 3 })->{headers}{'idempotency-replayed'}, undef, 'a neighbour\'s event is another one');
+# What was erased is known by its hash: of the log, and later of the claim.
+$t->sql(q{INSERT INTO sentinai.subject_salt (tenant_id, salt) VALUES ('TENANT_001', 'salt');
+	UPDATE sentinai.event_log l SET payload = jsonb_build_object('sentinai_erased', sentinai.subject_hash('TENANT_001', l.payload))
+	 WHERE l.event_id = 'invoice-1' AND l.tenant_id = 'TENANT_001'});
+is_deeply([ map { $_->{status} } $bring->(), $bring->(amount => 2) ], [ 202, 409 ], 'an erased one');
+$t->sql(q{INSERT INTO sentinai.event_processing_log (generation, tenant_id, event_id, worker_type, status, hash)
+	SELECT (SELECT newest FROM sentinai.dedupe_state), 'TENANT_001', 'claimed', 'intake', 'succeeded', p.hash
+	  FROM sentinai.event_parse('{"event_id": "claimed", "event_type": "ExceptionIngested", "tenant_id": "TENANT_001", "payload": {"a": 1}}') p});
+my $claimed = sub { $h->post('/api/exceptions/TENANT_001', token => $operator, body => { event_id => 'claimed', @_ }) };
+is_deeply([ map { $_->{status} } $claimed->(a => 1), $claimed->(a => 2) ], [ 202, 409 ], 'one that a worker has met');
+is($events->('claimed'), '0 0', 'is not published either');
+
+# At once: the second waits for the first.
+my $first_of_two = $t->session;
+$first_of_two->sql('BEGIN');
+$first_of_two->sql(q{SELECT sentinai_api.exception_create('{"tenant_id": "TENANT_001", "event_id": "at once", "severity": "high", "amount": 1}')});
+my @both = map {
+	my $amount = $_;
+	my $pid = open(my $from, '-|') // die "fork: $!";
+	if (!$pid)
+	{
+		my $answer = $bring->(event_id => 'at once', amount => $amount);
+		print "$answer->{status} ", $answer->{headers}{'idempotency-replayed'} // $answer->{json}{code};
+		close STDOUT;
+		POSIX::_exit(0);
+	}
+	$from;
+} 1, 2;
+$t->wait_for_sql(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'authenticator' AND wait_event = 'advisory'}, 2, name => 'two more wait');
+$first_of_two->sql('COMMIT');
+is_deeply([ map { my $from = $_; join '', <$from> } @both ], [ '202 true', '409 SN012' ], 'and then know it');
+is($events->('at once'), '1 1', 'published once, too');
+
 # ---------------------------------------------------------------- Idempotency-Key
 
 my $history = sub { $t->sql("SELECT count(*) FROM sentinai.dlq_history WHERE dlq_id = $_[0] AND action = 'retry'") };
@@ -276,15 +325,43 @@ is($retry->(10, 'refused')->{status}, 409, 'a refused request');
 is($retry->(10, 'refused')->{status}, 409, 'is refused again, and not from memory');
 for my $case (
 	[ '/ops/dlq/retry-batch', { dlq_ids => [ 20, 21 ] } ], [ '/ops/dlq/22/discard', { reason => 'gone' } ], [ '/api/admin/dlq/23/replay', {} ],
-	[ '/audit/reports', $january ], [ '/api/exceptions/TENANT_001', { severity => 'low' } ], [ '/api/admin/dlq/replay?tenant_id=TENANT_002', {}, $neighbour ])
+	[ '/audit/reports', $january ], [ '/api/exceptions/TENANT_001', { severity => 'low' } ], [ '/api/admin/dlq/replay?tenant_id=TENANT_002', {}, $neighbour ],
+	[ '/ops/circuits/open?tenant_id=TENANT_001', { worker_type => 'intake', event_type => 'ExceptionIngested', reason => 'wait' } ],
+	[ '/ops/circuits/close?tenant_id=TENANT_001', { worker_type => 'intake', event_type => 'ExceptionIngested' } ],
+	[ '/admin/rate-limits/KEYS', { limit_type => 'api_requests', limit_value => 5 }, $admin, 'PUT' ],
+	[ '/admin/rate-limits/KEYS/reset', { limit_type => 'api_requests', reason => 'again' }, $admin ],
+	[ '/admin/rate-limits/KEYS?limit_type=api_requests', undef, $admin, 'DELETE' ],
+	[ '/ops/dlq/46/reassign', { tenant_id => 'KEYS', reason => 'theirs' }, $admin ],
+	[ '/admin/tenants/KEYS/erase', { key => 'EXC_ERASED', reason => 'asked for' }, $admin ],
+	[ '/admin/tenants/KEYS/suspend', { reason => 'a while' }, $admin ],
+	[ '/admin/tenants/KEYS/resume', { reason => 'it is over' }, $admin ])
 {
-	my ($path, $body, $token) = @$case;
-	my @answers = map { $h->post($path, token => $token // $operator, body => $body, headers => { 'Idempotency-Key' => "key of $path" }) } 1, 2;
-	is($answers[1]{headers}{'idempotency-replayed'}, 'true', "$path: keeps its answer");
+	my ($path, $body, $token, $method) = @$case;
+	my @answers = map { $h->request($method // 'POST', $path, token => $token // $operator, defined $body ? (body => $body) : (),
+			headers => { 'Idempotency-Key' => "key of $path" }) } 1, 2;
+	like($answers[0]{status}, qr/^20[024]$/, "$path: done") or diag($answers[0]{body});
+	is_deeply([ map { $_->{headers}{'idempotency-replayed'} } @answers ], [ undef, 'true' ], "$path: keeps its answer");
 	is_deeply([ @{ $answers[1] }{qw(status body)} ], [ @{ $answers[0] }{qw(status body)} ], "$path: and gives it again");
 	is($answers[1]{headers}{location}, $answers[0]{headers}{location}, "$path: with Location, where there is one");
 }
 is($t->sql("SELECT count(*) FROM sentinai.audit_report WHERE tenant_id = 'TENANT_001'"), 1, 'one report');
+is($t->sql("SELECT string_agg(action, ' ' ORDER BY id) FROM sentinai.rate_limit_history WHERE tenant_id = 'KEYS'"), 'set reset delete', 'each change of a limit once');
+
+my $report = $t->sql("SELECT id FROM sentinai.audit_report WHERE tenant_id = 'TENANT_001'");
+$t->wait_for_sql("SELECT status FROM sentinai.audit_report WHERE id = '$report'", 'completed');
+
+# Where none is kept, or it would be nobody's, a key is refused
+for my $case (
+	[ '/ops/dlq/rehearse', {}, $operator, 400 ], [ '/admin/tenants', { tenant_id => 'NEW' }, $admin, 400 ], [ "/audit/reports/$report/link", {}, $operator, 400 ],
+	[ '/ops/circuits/open', { worker_type => 'intake', event_type => 'ExceptionIngested' }, $admin, 422 ])
+{
+	my ($path, $body, $token, $status) = @$case;
+	my $refused = $h->post($path, token => $token, body => $body, headers => { 'Idempotency-Key' => 'kept?' });
+	is_deeply([ @{$refused}{status}, $refused->{json}{code} ], [ $status, $status == 400 ? 'SN064' : 'SN001' ], "$path: no key here");
+	like($h->post($path, token => $token, body => $body)->{status}, qr/^20[014]$/, "$path: and without one it works");
+}
+is($h->post("/audit/reports/$report/link", token => $operator, body => { valid_for_seconds => $_ })->{json}{message}, 'valid_for_seconds must be 1 to 31536000',
+	"a link for $_ s") for 0, -1, 31536001, 999999999999999999;
 
 # At once: the first stands at the dead letter's row, which somebody else has locked.
 my $lock = sub { my ($id) = @_; my $s = $t->session; $s->sql('BEGIN'); $s->sql("SELECT FROM sentinai.dead_letter_queue WHERE id = $id FOR UPDATE"); return $s };
