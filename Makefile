@@ -1,8 +1,8 @@
 # sentinai: the house. PGXS stays inside extension/, the worker is plain make, this file knows the order.
 #
-#   make deps      install what is missing (as root; as an ordinary user: name it and stop)
-#   make           build the extension and sentinai-worker
-#   make install   into the server of PG_CONFIG and PREFIX/bin
+#   make deps      install what is missing (as root; as an ordinary user: name it and stop); deps-build: what the build needs
+#   make           build the extension and sentinai-worker (V=1: with the commands)
+#   make install   into the server of PG_CONFIG and PREFIX/bin;  make uninstall takes it away
 #   make demo      watch the whole circle run on a cluster and a broker of its own
 #   make http      try its HTTP paths on http://127.0.0.1:8000 (HTTP_PORT=n), with curl lines to begin with, until Ctrl-C
 #   make check     everything that must hold, on clusters and brokers of its own
@@ -30,29 +30,38 @@ DESTDIR ?=
 # copy_config FOLDER: pg_config of the relocated server there
 copy_config = $(CURDIR)/build/$(1)/usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
 
+# Compilers are heard when they complain.
+quiet = $(if $(V),,-s)
+
 PARTS := lint unit regress pgtap isolation tap
 
 export PG_MAJOR PG_CONFIG
 
-.PHONY: all extension worker install deps pg points demo http check bench bench-peers bench-docs bench-limits bench-reports bench-http report-docs deps-bench torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
+.PHONY: all extension worker install uninstall deps pg points demo http check bench bench-peers bench-docs bench-limits bench-reports bench-http report-docs torture torture-points fuzz lint format clean check-matrix $(PARTS:%=check-%)
 
 all: extension worker
 
 extension:
 	@echo "== extension: sentinai.so and its SQL"
-	@$(MAKE) -C extension all PG_CONFIG=$(PG_CONFIG)
+	@$(MAKE) $(quiet) -C extension all PG_CONFIG=$(PG_CONFIG)
 
 worker:
 	@echo "== worker: sentinai-worker"
-	@$(MAKE) -C worker all
+	@$(MAKE) $(quiet) -C worker all
 
 install: all
-	@echo "== install: into $$($(PG_CONFIG) --pkglibdir) and $(DESTDIR)$(PREFIX)/bin"
-	@$(MAKE) -C extension install PG_CONFIG=$(PG_CONFIG) DESTDIR=$(DESTDIR)
-	@$(MAKE) -C worker install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
+	@echo "== install: into the server of $(PG_CONFIG) and into $(DESTDIR)$(PREFIX)/bin"
+	@$(MAKE) $(quiet) -C extension install PG_CONFIG=$(PG_CONFIG) DESTDIR=$(DESTDIR)
+	@$(MAKE) $(quiet) -C worker install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
+
+uninstall:
+	@$(MAKE) $(quiet) -C extension uninstall PG_CONFIG=$(PG_CONFIG) DESTDIR=$(DESTDIR)
+	@$(MAKE) $(quiet) -C worker uninstall PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
 
 deps:
 	@scripts/deps
+deps-%:
+	@scripts/deps $*
 
 # A folder that the clusters' user can read, whoever owns the clone: see scripts/build_dir.
 build:
@@ -86,10 +95,10 @@ points: all build/pg-points/.copied
 	@umask 022 && $(MAKE) -s -C build/points/extension all install POINTS=1 PG_CONFIG=$(call copy_config,pg-points)
 	@install -m 755 worker/sentinai-report-pdf $(dir $(call copy_config,pg-points))
 
-demo: deps all pg
+demo: deps-demo all pg
 	@test/demo/demo
 
-http: deps all pg
+http: deps-http all pg
 	@exec test/http/serve
 
 check: deps all pg points
@@ -109,10 +118,6 @@ check-matrix: deps all pg
 
 bench: deps all pg
 	@perl -I test/perl test/bench/bench.pl
-
-# What only comparisons need
-deps-bench:
-	@scripts/deps bench
 
 bench-limits: deps-bench all pg
 	@perl -I test/perl test/bench/limits.pl

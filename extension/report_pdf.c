@@ -38,13 +38,29 @@ struct SnReportPdf
 
 /* ---- starting ---- */
 
+/*
+ * A name without a path is looked for beside the server's own program first, where `make install` puts it: the PATH that
+ * Debian starts its servers with has little in it.
+ */
+static char *
+find_program(void)
+{
+	const char *slash = last_dir_separator(my_exec_path);
+	char *beside;
+
+	if (first_dir_separator(sn_report_pdf_program) != NULL || slash == NULL)
+		return sn_report_pdf_program;
+	beside = psprintf("%.*s/%s", (int) (slash - my_exec_path), my_exec_path, sn_report_pdf_program);
+	return access(beside, X_OK) == 0 ? beside : sn_report_pdf_program;
+}
+
 /* Between fork and exec: async-signal-safe calls only. */
 static void
-become_program(int input, int output, int errors)
+become_program(char *program, int input, int output, int errors)
 {
 	static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE, SIGCHLD};
 	static const char failed[] = "could not be started\n";
-	char *argv[] = {sn_report_pdf_program, NULL};
+	char *argv[] = {program, NULL};
 	sigset_t none;
 
 	(void) prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -77,6 +93,7 @@ SnReportPdf *
 sn_report_pdf_start(TimestampTz deadline)
 {
 	SnReportPdf *pdf = palloc0(sizeof(SnReportPdf));
+	char *program = find_program();
 	int input[2];
 	int output[2];
 	int errors[2];
@@ -90,7 +107,7 @@ sn_report_pdf_start(TimestampTz deadline)
 	(void) sigprocmask(SIG_SETMASK, &all, &before);
 	pdf->pid = fork();
 	if (pdf->pid == 0)
-		become_program(input[0], output[1], errors[1]);
+		become_program(program, input[0], output[1], errors[1]);
 	(void) sigprocmask(SIG_SETMASK, &before, NULL);
 	if (pdf->pid < 0)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES), errmsg("could not start another process: %m")));
