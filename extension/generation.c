@@ -6,12 +6,12 @@
 #include "sentinai.h"
 
 #include "executor/spi.h"
-#include "storage/lock.h"
 #include "commands/dbcommands.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 
 #include "generation.h"
+#include "lock.h"
 
 #define STATE_QUERY "SELECT state_number, newest, previous_open FROM sentinai.dedupe_state"
 
@@ -55,13 +55,6 @@ state_read(SnGenerations *state)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
-state_lock(int32 state_number)
-{
-	DirectFunctionCall2(pg_advisory_xact_lock_shared_int4, Int32GetDatum(SN_LOCK_GENERATION),
-						Int32GetDatum(state_number));
-}
-
 void
 sn_generation_enter(SnGenerations *generations)
 {
@@ -71,7 +64,7 @@ sn_generation_enter(SnGenerations *generations)
 	do
 	{
 		locked = *generations;
-		state_lock(locked.state_number);
+		sn_lock(SN_LOCK_GENERATION, locked.state_number, ShareLock);
 		state_read(generations);
 	} while (generations->state_number != locked.state_number);
 }

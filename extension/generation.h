@@ -7,13 +7,6 @@
 
 #include "postgres.h"
 
-/*
- * First key of the advisory lock that a batch holds, shared, until its transaction ends; the second key is the
- * state_number that it works under (pg_locks: classid, objid, objsubid 2). Rotation goes on once no lock with an older
- * number is held.
- */
-#define SN_LOCK_GENERATION 0x534E4701
-
 typedef struct SnGenerations
 {
 	int32 state_number;
@@ -22,7 +15,8 @@ typedef struct SnGenerations
 } SnGenerations;
 
 /*
- * Takes the lock and reads the state, in the only order that is right: lock the number that was read, read again by the
+ * Takes the lock SN_LOCK_GENERATION with the state_number that the batch works under (rotation goes on once none with an
+ * older number is held) and reads the state, in the only order that is right: lock the number that was read, read again by the
  * newest snapshot, and begin again if it has changed meanwhile. SPI must be connected. Activated databases only.
  */
 extern void sn_generation_enter(SnGenerations *generations);

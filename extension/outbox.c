@@ -43,7 +43,6 @@
 #include "libpq/pqformat.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
-#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
@@ -55,6 +54,7 @@
 #include "utils/uuid.h"
 
 #include "insert.h"
+#include "lock.h"
 #include "outbox.h"
 #include "point.h"
 #include "shmem.h"
@@ -403,13 +403,9 @@ PG_FUNCTION_INFO_V1(sn_outbox_lock);
 Datum
 sn_outbox_lock(PG_FUNCTION_ARGS)
 {
-	LOCKTAG tag;
-	bool locked;
+	bool locked =
+		sn_lock_held_by_me(SN_LOCK_PUBLISHER, ExclusiveLock) || sn_lock_session_try(SN_LOCK_PUBLISHER, ExclusiveLock);
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SN_LOCK_PUBLISHER, 0, 2);
-	locked = SN_LOCK_HELD_BY_ME(&tag, ExclusiveLock) ||
-			 DatumGetBool(
-				 DirectFunctionCall2(pg_try_advisory_lock_int4, Int32GetDatum(SN_LOCK_PUBLISHER), Int32GetDatum(0)));
 	if (locked)
 		read_cursor = -1;
 	PG_RETURN_BOOL(locked);
@@ -420,10 +416,7 @@ PG_FUNCTION_INFO_V1(sn_outbox_locked);
 Datum
 sn_outbox_locked(PG_FUNCTION_ARGS)
 {
-	LOCKTAG tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SN_LOCK_PUBLISHER, 0, 2);
-	PG_RETURN_BOOL(SN_LOCK_HELD_BY_ME(&tag, ExclusiveLock));
+	PG_RETURN_BOOL(sn_lock_held_by_me(SN_LOCK_PUBLISHER, ExclusiveLock));
 }
 
 /* outbox_rewind() returns void */

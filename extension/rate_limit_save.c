@@ -21,10 +21,10 @@
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
-#include "storage/lock.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "lock.h"
 #include "rate_limit_config.h"
 #include "rate_limit_save.h"
 #include "rate_limit_slot.h"
@@ -317,16 +317,6 @@ flush_write(const SnLimitType *types, int n_types, const SnSlot *slots, int n)
 	MemoryContextDelete(context);
 }
 
-/* Two that write at the same time could leave the older counts. */
-static bool
-lock_flush(void)
-{
-	LOCKTAG tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SN_LOCK_FLUSH, 0, 2);
-	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
 /* rate_limit_write() returns text: NULL, or why not all was written */
 Datum
 sn_rate_limit_write(PG_FUNCTION_ARGS)
@@ -336,7 +326,8 @@ sn_rate_limit_write(PG_FUNCTION_ARGS)
 	int n_types;
 	bool all;
 
-	if (!lock_flush())
+	/* Two that write at the same time could leave the older counts. */
+	if (!sn_lock_try(SN_LOCK_FLUSH, 0, ExclusiveLock))
 		PG_RETURN_TEXT_P(cstring_to_text("another session is writing the counts of rate limits"));
 	types = sn_limit_types(&n_types);
 	if (n_types == 0)

@@ -16,10 +16,10 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "lock.h"
 #include "point.h"
 #include "sentinai.h"
 #include "spi.h"
-#include "storage/lock.h"
 #include "suspect.h"
 #include "utils/builtins.h"
 
@@ -45,12 +45,6 @@ static SnStatement delete_mark = {
 	.n_args = 5,
 	.args = {TEXTOID, TEXTOID, INT4OID, INT8OID, INT8OID}};
 
-static void
-set_tag(LOCKTAG *tag)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, SN_LOCK_SUSPECT, 0, 2);
-}
-
 /*
  * See suspect.h. The searching session takes the lock for the transaction, too: what a handler does to the session's locks
  * lets nobody in before sn_suspect_keep().
@@ -58,24 +52,17 @@ set_tag(LOCKTAG *tag)
 bool
 sn_suspect_admit(void)
 {
-	LOCKTAG tag;
-
-	set_tag(&tag);
-	if (searching)
-		LockAcquire(&tag, ExclusiveLock, false, false);
-	else if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return false;
+	if (!searching)
+		return sn_lock_try(SN_LOCK_SUSPECT, 0, ShareLock);
+	sn_lock(SN_LOCK_SUSPECT, 0, ExclusiveLock);
 	return true;
 }
 
 void
 sn_suspect_keep(void)
 {
-	LOCKTAG tag;
-
-	set_tag(&tag);
 	if (searching)
-		LockAcquire(&tag, ExclusiveLock, true, false);
+		sn_lock_session(SN_LOCK_SUSPECT, ExclusiveLock);
 }
 
 /* See suspect.h. */
@@ -206,11 +193,8 @@ sn_suspect_settle(SnBatch *batch)
 Datum
 sn_suspect_lock(PG_FUNCTION_ARGS)
 {
-	LOCKTAG tag;
-
-	set_tag(&tag);
 	if (!searching)
-		LockAcquire(&tag, ExclusiveLock, true, false);
+		sn_lock_session(SN_LOCK_SUSPECT, ExclusiveLock);
 	searching = true;
 	PG_RETURN_VOID();
 }
@@ -221,13 +205,11 @@ sn_suspect_lock(PG_FUNCTION_ARGS)
 Datum
 sn_suspect_unlock(PG_FUNCTION_ARGS)
 {
-	LOCKTAG tag;
 	bool was = searching;
 
-	set_tag(&tag);
 	searching = false;
 	if (was)
-		LockRelease(&tag, ExclusiveLock, true);
+		sn_lock_session_end(SN_LOCK_SUSPECT, ExclusiveLock);
 	PG_RETURN_BOOL(was);
 }
 

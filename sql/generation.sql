@@ -25,7 +25,7 @@ SELECT dedupe_rotate();
 SELECT * FROM state;
 
 -- A batch of state 1 runs, inserts into 1 alone: the rotation begins without it ...
-SELECT pg_advisory_lock_shared(x'534E4701'::int, 1);
+SELECT lock_take(1, 1, shared => true, session => true);
 INSERT INTO event_processing_log (generation, tenant_id, event_id, worker_type, status)
 SELECT 1, 'T', 'E' || n, 'intake', 'succeeded' FROM generate_series(1, 3) n;
 SELECT dedupe_rotate(force => true);
@@ -33,19 +33,19 @@ SELECT * FROM state;
 -- ... but generation 1 isn't closed while it runs. A batch of state 2 inserts into both.
 SELECT dedupe_rotate();
 SELECT * FROM state;
-SELECT pg_advisory_lock_shared(x'534E4701'::int, 2);
+SELECT lock_take(1, 2, shared => true, session => true);
 INSERT INTO event_processing_log (generation, tenant_id, event_id, worker_type, status, shadow)
 VALUES (2, 'T', 'E4', 'intake', 'succeeded', false), (1, 'T', 'E4', 'intake', 'succeeded', true);
 -- Both know the other's identity.
 INSERT INTO event_processing_log (generation, tenant_id, event_id, worker_type, status)
 VALUES (1, 'T', 'E4', 'intake', 'succeeded') ON CONFLICT DO NOTHING;
-SELECT pg_advisory_unlock_shared(x'534E4701'::int, 1);
+SELECT pg_advisory_unlock_all(), lock_take(1, 2, shared => true, session => true);
 SELECT dedupe_rotate();
 SELECT * FROM state;
 -- Copies go once nobody can add one.
 SELECT dedupe_rotate();
 SELECT generation, event_id, shadow FROM event_processing_log ORDER BY 1, 2;
-SELECT pg_advisory_unlock_shared(x'534E4701'::int, 2);
+SELECT pg_advisory_unlock_all();
 SELECT dedupe_rotate();
 SELECT generation, event_id, shadow FROM event_processing_log ORDER BY 1, 2;
 SELECT generation, shadow_state FROM dedupe_generation ORDER BY 1;
@@ -64,14 +64,14 @@ SELECT * FROM state;
 UPDATE dedupe_generation SET closed_at = closed_at - interval '8 days' WHERE generation = 1;
 
 -- A batch that looks generation 1 up is running.
-SELECT pg_advisory_lock_shared(x'534E4701'::int, 3);
+SELECT lock_take(1, 3, shared => true, session => true);
 SELECT dedupe_rotate();
 SELECT * FROM state;
 SELECT generation, event_id, status, retry_count FROM event_processing_log ORDER BY 1, 2;
 -- The empty table is dropped when the batch that may look it up has ended.
 SELECT dedupe_rotate();
 SELECT partitions FROM state;
-SELECT pg_advisory_unlock_shared(x'534E4701'::int, 3);
+SELECT pg_advisory_unlock_all();
 SELECT dedupe_rotate();
 SELECT * FROM state;
 

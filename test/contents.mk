@@ -53,6 +53,7 @@ ISOLATION = \
 	backpressure \
 	rate_limit \
 	suspect \
+	lock \
 	idempotency \
 	usage \
 	legal_hold \

@@ -31,8 +31,8 @@ CREATE FUNCTION sentinai.partition_make(parent text, name text, bound text, inde
 DECLARE
 	index_definition	text;
 BEGIN
-	-- One at a time: SN_LOCK_ACTIVATION of extension/sentinai.h.
-	PERFORM pg_catalog.pg_advisory_xact_lock(x'534E4702'::integer, 0);
+	-- One at a time: SN_LOCK_ACTIVATION.
+	PERFORM sentinai.lock_take(2);
 	IF pg_catalog.to_regclass(pg_catalog.format('sentinai.%I', name)) IS NOT NULL THEN
 		RETURN false;
 	END IF;

@@ -51,7 +51,7 @@ COMMENT ON TABLE sentinai.dedupe_state IS
 COMMENT ON COLUMN sentinai.dedupe_state.only_row IS 'Keeps the table at one row.';
 COMMENT ON COLUMN sentinai.dedupe_state.newest IS 'Claims go into this generation.';
 COMMENT ON COLUMN sentinai.dedupe_state.previous_open IS 'And into this one, while batches that began before the rotation may still run.';
-COMMENT ON COLUMN sentinai.dedupe_state.state_number IS 'Raised with each change; running batches hold an advisory lock with it.';
+COMMENT ON COLUMN sentinai.dedupe_state.state_number IS 'Raised with each change; running batches hold a lock with it.';
 COMMENT ON COLUMN sentinai.dedupe_state.rotated_at IS 'When newest was opened.';
 COMMENT ON COLUMN sentinai.dedupe_state.forgotten_at IS 'When a generation was forgotten last: claims that were settled before may be gone.';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dedupe_state', '');

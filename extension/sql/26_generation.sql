@@ -2,7 +2,7 @@
 --
 -- A batch inserts its identities into the newest generation where no live one has them. Two batches that run at the same
 -- time must share a unique index, so a change of generation has steps, each a change of dedupe_state with a number of its
--- own. A batch holds a shared advisory lock on the number it works under until its transaction ends (extension/generation.c):
+-- own. A batch holds a shared lock (SN_LOCK_GENERATION) on the number it works under until its transaction ends (extension/generation.c):
 --
 --	 state s	newest n				batches insert into n
 --	 state s+1	newest n+1, n open		batches insert into n+1, and into n too with shadow = true
@@ -12,16 +12,11 @@
 -- n is closed, and its time runs. When nobody holds a number below s+2 nothing more comes into n, and its shadow rows,
 -- which are copies, are deleted. Nothing waits for anything; a step that can't be done yet is done in a later round.
 
--- SN_LOCK_GENERATION of extension/generation.h.
 CREATE FUNCTION sentinai.dedupe_held_below(number integer) RETURNS boolean
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT EXISTS (
-		SELECT FROM pg_catalog.pg_locks l
-		 WHERE l.locktype = 'advisory' AND l.classid = x'534E4701'::bigint::oid AND l.objsubid = 2
-		   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-		   AND l.objid::bigint < number)
+	SELECT EXISTS (SELECT FROM sentinai.lock_list(1) l WHERE l.number < dedupe_held_below.number)
 $$;
 COMMENT ON FUNCTION sentinai.dedupe_held_below(integer) IS
 	'Internal: a batch is still running that began under a dedupe_state with a state_number below number.';

@@ -131,10 +131,8 @@ CREATE FUNCTION sentinai.suspect_session() RETURNS integer
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT l.pid FROM pg_locks l
-	 WHERE l.locktype = 'advisory' AND l.classid = x'534E4704'::bigint::oid AND l.objid = 0 AND l.objsubid = 2 AND l.granted
-	   AND l.mode = 'ExclusiveLock' AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-	 LIMIT 1
+	-- SN_LOCK_SUSPECT.
+	SELECT l.pid FROM sentinai.lock_list(4) l WHERE l.granted AND l.mode = 'ExclusiveLock' LIMIT 1
 $$;
 COMMENT ON FUNCTION sentinai.suspect_session() IS 'Internal: process id of the session in suspect mode; NULL: none is.';
 

@@ -137,12 +137,9 @@ CREATE FUNCTION sentinai.health_problems() RETURNS TABLE (name text, message tex
 	  FROM sentinai.outbox_holders() h
 	 WHERE h.since < clock_timestamp() - interval '5 s'
 	UNION ALL
-	-- SN_LOCK_PUBLISHER of extension/sentinai.h. A publisher that was stopped, not ended, keeps the others out.
+	-- SN_LOCK_PUBLISHER. A publisher that was stopped, not ended, keeps the others out.
 	SELECT 'outbox_waiting', format('%s records of topic %s wait to be published, the first since %s; %s', o.n, o.topic, o.since,
-									coalesce('the active publisher is process ' || (SELECT l.pid FROM pg_locks l
-											  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 0
-												AND l.classid = x'534E4703'::integer::oid
-												AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())),
+									coalesce('the active publisher is process ' || (SELECT l.pid FROM sentinai.lock_list(3) l WHERE l.granted),
 											 'no worker is the active publisher')),
 		   'Start a worker, or see the log of the active one; SELECT pg_terminate_backend(pid) lets another take over.'
 	  FROM (SELECT x.topic, count(*) AS n, min(x.created_at) AS since

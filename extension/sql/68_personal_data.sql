@@ -545,7 +545,6 @@ BEGIN
 	-- Until the end no hold is placed, and no report begins with what is about to go. One erasure at a time.
 	LOCK TABLE sentinai.legal_hold IN SHARE MODE;
 	LOCK TABLE sentinai.audit_report IN SHARE ROW EXCLUSIVE MODE;
-	PERFORM pg_advisory_xact_lock(hashtextextended('sentinai subject ' || $1 || ':' || $2, 0));
 	PERFORM sentinai.subject_erase_check($1, $2, $3);
 	INSERT INTO sentinai.subject_salt (tenant_id, salt)
 		VALUES ($1, sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))

@@ -11,7 +11,7 @@ DECLARE
 	parsed	record;
 BEGIN
 	-- Of two at once the second waits here, and then sees the first.
-	PERFORM pg_advisory_xact_lock(x'534E4706'::integer, hashtext(tenant || ':' || id));
+	PERFORM sentinai.lock_take(6, hashtext(tenant || ':' || id));
 	SELECT p.* INTO STRICT parsed FROM sentinai.event_parse(convert_to($1::text, 'UTF8')) p;
 	-- What is no event is event_publish()'s to refuse.
 	IF NOT parsed.ok THEN
