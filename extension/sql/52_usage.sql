@@ -169,38 +169,14 @@ COMMENT ON FUNCTION sentinai.usage_add(text[], text, text[], bigint[]) IS
 	'Internal: what usage_record() does once it has looked at its arguments.';
 
 CREATE FUNCTION sentinai.usage_record_batch(tenant_ids text[], metric_type text, resources text[], quantities bigint[]) RETURNS void
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-#variable_conflict use_column
-DECLARE
-	bad	record;
-BEGIN
-	PERFORM sentinai.tenant_check(u) FROM unnest($1) AS u WHERE NOT sentinai.tenant_visible(u);
-	PERFORM sentinai.usage_check_type($2);
-	SELECT u.tenant_id, u.resource, u.quantity INTO bad
-	  FROM unnest($1, $3, $4) AS u (tenant_id, resource, quantity)
-	  LEFT JOIN sentinai.tenant t ON t.tenant_id = u.tenant_id
-	 WHERE t.tenant_id IS NULL OR NOT sentinai.usage_unit_ok(u.resource, u.quantity)
-	 LIMIT 1;
-	IF FOUND THEN
-		PERFORM sentinai.usage_check_tenant(bad.tenant_id);
-		PERFORM sentinai.usage_check_unit(bad.resource, bad.quantity);
-	END IF;
-	PERFORM sentinai.usage_add(coalesce($1, '{}'), $2, coalesce($3, '{}'), coalesce($4, '{}'));
-END
-$$;
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_usage_record_batch';
 COMMENT ON FUNCTION sentinai.usage_record_batch(text[], text, text[], bigint[]) IS
 	'usage_record() for many at once: element i of the arrays is a call of it. Raises 42501, SN001, SN004.';
 
 CREATE FUNCTION sentinai.usage_record(tenant_id text, metric_type text, resource text DEFAULT '', quantity bigint DEFAULT 1) RETURNS void
-	LANGUAGE plpgsql VOLATILE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	PERFORM sentinai.usage_record_batch(ARRAY[$1], $2, ARRAY[$3], ARRAY[$4]);
-END
-$$;
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_usage_record';
 COMMENT ON FUNCTION sentinai.usage_record(text, text, text, bigint) IS
 	'Counts usage of a tenant in this minute, if the transaction commits. metric_type: a row of usage_type; resource: what was used, at most 255 bytes; quantity: 0 to 10^12. Waits for nobody. Raises SN001, SN004.';
 
@@ -211,16 +187,8 @@ COMMENT ON FUNCTION sentinai.usage_count_add(text, text, text, bigint) IS
 	'Internal: what usage_count() does once it has looked at its arguments.';
 
 CREATE FUNCTION sentinai.usage_count(tenant_id text, metric_type text, resource text DEFAULT '', quantity bigint DEFAULT 1) RETURNS void
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	PERFORM sentinai.usage_check_type($2);
-	PERFORM sentinai.usage_check_tenant($1);
-	PERFORM sentinai.usage_check_unit($3, $4);
-	PERFORM sentinai.usage_count_add($1, $2, $3, $4);
-END
-$$;
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_usage_count_sql';
 COMMENT ON FUNCTION sentinai.usage_count(text, text, text, bigint) IS
 	'Counts usage of a tenant at once, in shared memory: in READ ONLY transactions too, and whether the transaction commits or not. Written down every sentinai.flush_interval, in the minute of that; a crash or a restart loses what was counted since. resource: clipped at 127 bytes; the rest as usage_record(). Does nothing on a standby. Raises SN001, SN004.';
 
@@ -244,58 +212,15 @@ CREATE FUNCTION sentinai.usage_clock() RETURNS timestamptz
 COMMENT ON FUNCTION sentinai.usage_clock() IS 'Internal: now, or sentinai.test_clock.';
 
 CREATE FUNCTION sentinai.usage_check_type(metric_type text) RETURNS void
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-#variable_conflict use_column
-BEGIN
-	IF NOT EXISTS (SELECT FROM sentinai.usage_type t WHERE t.metric_type = $1) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN001',
-			MESSAGE = format('%s is not a metric type of usage', quote_nullable(left($1, 100))),
-			HINT = format('They are %s.', (SELECT string_agg(t.metric_type, ', ' ORDER BY t.metric_type) FROM sentinai.usage_type t));
-	END IF;
-END
-$$;
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_usage_check_type';
 COMMENT ON FUNCTION sentinai.usage_check_type(text) IS 'Internal: raises SN001 unless it is a metric type.';
 
-CREATE FUNCTION sentinai.usage_check_tenant(tenant_id text) RETURNS void
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-#variable_conflict use_column
-BEGIN
-	PERFORM sentinai.tenant_check($1);
-	IF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN004',
-			MESSAGE = format('tenant %s does not exist', coalesce(quote_ident(left($1, 100)), 'NULL')),
-			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION sentinai.usage_check_tenant(text) IS 'Internal: raises 42501 for another tenant than the caller''s, SN004 unless there is such a tenant.';
-
-CREATE FUNCTION sentinai.usage_unit_ok(resource text, quantity bigint) RETURNS boolean
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	AS $$ SELECT coalesce(pg_catalog.octet_length(resource) <= 255 AND quantity BETWEEN 0 AND 1000000000000, false) $$;
-COMMENT ON FUNCTION sentinai.usage_unit_ok(text, bigint) IS 'Internal: so much of such a resource can be recorded.';
-
-CREATE FUNCTION sentinai.usage_check_unit(resource text, quantity bigint) RETURNS void
-	LANGUAGE plpgsql IMMUTABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	IF NOT sentinai.usage_unit_ok($1, $2) THEN
-		RAISE EXCEPTION USING
-			ERRCODE = 'SN001',
-			MESSAGE = 'usage is not valid',
-			DETAIL = format('The resource is %s, the quantity %s.', quote_nullable(left($1, 100)), coalesce($2::text, 'NULL')),
-			HINT = 'A resource has at most 255 bytes; a quantity is from 0 to 10^12. usage_correct() takes away.';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION sentinai.usage_check_unit(text, bigint) IS 'Internal: raises SN001 where usage_unit_ok() says no.';
+CREATE FUNCTION sentinai.usage_check_tenant(tenant_id text, gone boolean DEFAULT false) RETURNS void
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_usage_check_tenant';
+COMMENT ON FUNCTION sentinai.usage_check_tenant(text, boolean) IS
+	'Internal: raises 42501 for another tenant than the caller''s, SN004 unless there is such a tenant; gone: or there is usage of it.';
 
 -- A minute: usage_truncate() waits that long before it takes rows away that an older snapshot may look for.
 CREATE FUNCTION sentinai.usage_check_read("from" timestamptz, "to" timestamptz) RETURNS void
@@ -362,7 +287,7 @@ BEGIN
 			MESSAGE = format('%s is not a period of usage', quote_nullable(left($2, 100))),
 			HINT = 'It is day, week or month.';
 	END IF;
-	PERFORM sentinai.usage_check_tenant($1);
+	PERFORM sentinai.usage_check_tenant($1, true);
 	begins := date_trunc($2, $3, 'UTC');
 	ends := (begins AT TIME ZONE 'UTC' + ('1 ' || $2)::interval) AT TIME ZONE 'UTC';
 	PERFORM sentinai.usage_check_read(begins, ends);
@@ -401,7 +326,7 @@ CREATE FUNCTION sentinai.usage_details(tenant_id text, metric_type text, "from" 
 	AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM sentinai.usage_check_tenant($1);
+	PERFORM sentinai.usage_check_tenant($1, true);
 	PERFORM sentinai.usage_check_granularity($5);
 	PERFORM sentinai.usage_check_read($3, $4);
 	IF $2 IS NOT NULL THEN
@@ -441,7 +366,7 @@ BEGIN
 			MESSAGE = pg_catalog.format('%s is not a format of an export', quote_nullable(left($4, 100))),
 			HINT = 'It is csv or json.';
 	END IF;
-	PERFORM sentinai.usage_check_tenant($1);
+	PERFORM sentinai.usage_check_tenant($1, true);
 	PERFORM sentinai.usage_check_granularity($5);
 	PERFORM sentinai.usage_check_read($2, $3);
 	WITH entry AS (
@@ -783,7 +708,7 @@ BEGIN
 	PERFORM sentinai.usage_check_read(begins, ends);
 	$1 := sentinai.tenant_check($1);
 	IF $1 IS NOT NULL THEN
-		PERFORM sentinai.usage_check_tenant($1);
+		PERFORM sentinai.usage_check_tenant($1, true);
 	END IF;
 	RETURN QUERY
 		WITH arrived AS (
