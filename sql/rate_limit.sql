@@ -418,6 +418,25 @@ DELETE FROM tenant WHERE tenant_id = 'rl_c';
 SELECT rate_limit_check('rl_c', 'tool_executions');
 SELECT tenant_add('rl_c');
 SELECT granted FROM pg_temp.ask('rl_c', 'tool_executions');
+\echo -- its own limits have gone with it, and the trail says so
+SELECT tenant_add('rl_gone');
+SELECT limit_value FROM rate_limit_set('rl_c', 'tool_executions', 7) UNION ALL SELECT limit_value FROM rate_limit_set('rl_gone', 'tool_executions', 8);
+DELETE FROM tenant WHERE tenant_id = 'rl_c';
+SELECT tenant_add('rl_c');
+SELECT limit_value, source FROM rate_limit_list('rl_c') WHERE limit_type = 'tool_executions';
+SELECT "limit" FROM rate_limit_peek('rl_c', 'tool_executions');
+SELECT action, before, after, reason FROM rate_limit_history WHERE tenant_id = 'rl_c' ORDER BY id DESC LIMIT 1;
+BEGIN;
+SET LOCAL sentinai.change_reason = 'bankrupt';
+DELETE FROM tenant WHERE tenant_id = 'rl_gone';
+SELECT action, before, reason, current_setting('sentinai.change_reason') FROM rate_limit_history WHERE tenant_id = 'rl_gone' ORDER BY id DESC LIMIT 1;
+ROLLBACK;
+BEGIN;
+TRUNCATE tenant;
+SELECT count(*) FROM rate_limit_config;
+ROLLBACK;
+SELECT source FROM rate_limit_list('rl_gone') WHERE limit_type = 'tool_executions';
+DELETE FROM tenant WHERE tenant_id = 'rl_gone';
 
 --
 -- Who is asked: an admin is not limited and charges nothing, a superuser who is none is

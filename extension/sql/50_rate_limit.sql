@@ -309,6 +309,36 @@ BEGIN
 END
 $$;
 
+-- As a foreign key with ON DELETE CASCADE would, which tables that a dump fills in any order can't have: a tenant of the same name that is
+-- added later has the defaults.
+CREATE FUNCTION sentinai.rate_limit_tenant_deleted() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+#variable_conflict use_column
+DECLARE
+	reason	text := current_setting('sentinai.change_reason');
+BEGIN
+	IF reason = '' THEN
+		PERFORM set_config('sentinai.change_reason', 'the tenant was deleted', true);
+	END IF;
+	IF TG_OP = 'TRUNCATE' THEN
+		DELETE FROM sentinai.rate_limit_config c WHERE NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = c.tenant_id);
+	ELSE
+		DELETE FROM sentinai.rate_limit_config c USING gone g
+		 WHERE c.tenant_id = g.tenant_id AND NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = c.tenant_id);
+	END IF;
+	PERFORM set_config('sentinai.change_reason', reason, true);
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sentinai.rate_limit_tenant_deleted() IS
+	'Trigger: the limits of a tenant that is deleted go with it, and rate_limit_history says so.';
+CREATE TRIGGER rate_limit_deleted AFTER DELETE ON sentinai.tenant REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+	EXECUTE FUNCTION sentinai.rate_limit_tenant_deleted();
+CREATE TRIGGER rate_limit_emptied AFTER TRUNCATE ON sentinai.tenant FOR EACH STATEMENT
+	EXECUTE FUNCTION sentinai.rate_limit_tenant_deleted();
+
 -- ---- deciding ----
 
 -- A type with a name, where OUT parameters would do: FROM needn't put one together at every call.
