@@ -9,12 +9,15 @@
  *
  * An answer 429 is no line in the server's log: whoever asks in a loop would fill it. Refused calls are counted in
  * metrics(), rate_limit_usage() and usage.
+ *
+ * And what the functions of sentinai_api that are C share (api_dlq.c): how an argument is refused.
  */
 #include "sentinai.h"
 
 #include "mb/pg_wchar.h"
 #include "utils/guc.h"
 
+#include "api.h"
 #include "caller.h"
 #include "rate_limit.h"
 #include "usage_count.h"
@@ -23,7 +26,18 @@ PG_FUNCTION_INFO_V1(sn_api_pre_request);
 
 #define LIMIT_TYPE "api_requests"
 #define USAGE_TYPE "api_calls"
-#define RESOURCE_MAX 100 /* characters */
+#define RESOURCE_MAX 100 /* characters, as the next */
+#define SHOWN_MAX 100
+
+/* The same as sentinai.api_wrong(). */
+void
+sn_api_wrong(const char *name, const char *value, const char *must)
+{
+	int shown = value == NULL ? 0 : pg_mbcharcliplen(value, strlen(value), SHOWN_MAX);
+
+	ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("%s must be %s", name, must),
+					value == NULL ? errdetail("It is missing.") : errdetail("It is %.*s.", shown, value)));
+}
 
 /* Whole seconds until that time, rounded up. */
 static int64

@@ -18,12 +18,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "json_text.h"
 #include "report.h"
-
-/* 2000-01-01 and 10000-01-01: times that put_time() writes. */
-#define TIME_FIRST INT64CONST(0)
-#define TIME_LAST (INT64CONST(2921940) * USECS_PER_DAY)
-#define DAY_LENGTH 11
 
 typedef enum ValueKind
 {
@@ -58,8 +54,7 @@ struct SnReportWriter
 	int n_columns;
 	Column *columns;
 	bool any_row;
-	int64 day;					   /* of the last time that was written, since 2000 */
-	char day_text[DAY_LENGTH + 1]; /* with its T; "": none yet */
+	SnJsonDay day;
 	MemoryContext row_context;
 };
 
@@ -116,45 +111,6 @@ kind_of(Oid type)
 }
 
 /* ---- texts ---- */
-
-/* Appends a character as JSON escapes it. */
-static void
-append_escaped(StringInfo out, unsigned char c)
-{
-	static const char digits[] = "0123456789abcdef";
-	char escape[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
-
-	if (c == '"' || c == '\\')
-	{
-		appendStringInfoCharMacro(out, '\\');
-		appendStringInfoCharMacro(out, c);
-	}
-	else if (c == '\n')
-		appendBinaryStringInfo(out, "\\n", 2);
-	else
-		appendBinaryStringInfo(out, escape, sizeof(escape));
-}
-
-/* Appends a text as a JSON string. Stretches without anything to escape go at once. */
-static void
-append_json(StringInfo out, const char *data, int len)
-{
-	int done = 0;
-
-	appendStringInfoCharMacro(out, '"');
-	for (int i = 0; i < len; i++)
-	{
-		unsigned char c = data[i];
-
-		if (c >= ' ' && c != '"' && c != '\\')
-			continue;
-		appendBinaryStringInfo(out, data + done, i - done);
-		append_escaped(out, c);
-		done = i + 1;
-	}
-	appendBinaryStringInfo(out, data + done, len - done);
-	appendStringInfoCharMacro(out, '"');
-}
 
 static bool
 is_number(const char *data, int len)
@@ -234,7 +190,7 @@ append_text(SnReportWriter *writer, StringInfo out, const char *data, int len)
 	if (writer->format == FORMAT_CSV)
 		append_csv(out, data, len);
 	else
-		append_json(out, data, len);
+		sn_json_append(out, data, len);
 }
 
 /* ---- values ---- */
@@ -244,7 +200,7 @@ static void
 append_word(SnReportWriter *writer, StringInfo out, const char *text)
 {
 	if (writer->format == FORMAT_PDF)
-		append_json(out, text, strlen(text));
+		sn_json_append(out, text, strlen(text));
 	else
 		appendStringInfoString(out, text);
 }
@@ -282,62 +238,12 @@ shorten_time(char *text)
 	t[9] = '\0';
 }
 
-static char *
-put_two(char *to, int value)
-{
-	*to++ = '0' + value / 10;
-	*to++ = '0' + value % 10;
-	return to;
-}
-
-/* Microseconds without the zeros at their end; nothing where there are none. */
-static char *
-put_fraction(char *to, int value)
-{
-	if (value == 0)
-		return to;
-	*to++ = '.';
-	for (int digit = 100000; value > 0; value %= digit, digit /= 10)
-		*to++ = '0' + value / digit;
-	return to;
-}
-
-/* As JsonEncodeDateTime() writes a time of these years in UTC, many times as fast. Rows of a report are of few days. */
-static bool
-put_time(SnReportWriter *writer, char *to, Timestamp value, bool with_zone)
-{
-	int64 day = value / USECS_PER_DAY;
-	int64 time = value % USECS_PER_DAY;
-
-	if (value < TIME_FIRST || value >= TIME_LAST)
-		return false;
-	if (writer->day_text[0] == '\0' || day != writer->day)
-	{
-		int year;
-		int month;
-		int dom;
-
-		j2date(day + POSTGRES_EPOCH_JDATE, &year, &month, &dom);
-		snprintf(writer->day_text, sizeof(writer->day_text), "%04d-%02d-%02dT", year, month, dom);
-		writer->day = day;
-	}
-	memcpy(to, writer->day_text, DAY_LENGTH);
-	to = put_two(to + DAY_LENGTH, time / USECS_PER_HOUR);
-	*to++ = ':';
-	to = put_two(to, time / USECS_PER_MINUTE % MINS_PER_HOUR);
-	*to++ = ':';
-	to = put_two(to, time / USECS_PER_SEC % SECS_PER_MINUTE);
-	to = put_fraction(to, time % USECS_PER_SEC);
-	strcpy(to, with_zone ? "+00:00" : "");
-	return true;
-}
-
 static void
 append_time(SnReportWriter *writer, Oid type, Datum value, StringInfo out)
 {
 	char buffer[MAXDATELEN + 1];
 
-	if (type == DATEOID || !put_time(writer, buffer, DatumGetTimestamp(value), type == TIMESTAMPTZOID))
+	if (type == DATEOID || !sn_json_time(&writer->day, buffer, DatumGetTimestamp(value), type == TIMESTAMPTZOID))
 		JsonEncodeDateTime(buffer, value, type, NULL);
 	if (writer->format == FORMAT_PDF)
 		shorten_time(buffer);
@@ -429,7 +335,7 @@ name_for(SnReportWriter *writer, const char *name)
 	if (writer->format == FORMAT_CSV)
 		append_csv(&quoted, name, strlen(name));
 	else
-		append_json(&quoted, name, strlen(name));
+		sn_json_append(&quoted, name, strlen(name));
 	if (writer->format == FORMAT_JSON || writer->format == FORMAT_JSONL)
 		appendStringInfoChar(&quoted, ':');
 	return quoted.data;

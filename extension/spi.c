@@ -28,16 +28,10 @@ sn_type_oid(const char *name)
 	return type;
 }
 
-/*
- * Runs a statement in the caller's SPI connection and returns the number of rows. The result stands in SPI_tuptable
- * until the next call. Unlike SPI itself it leaves the caller in his memory context.
- */
-uint64
-sn_execute(SnStatement *statement, Datum *values, const char *nulls)
+/* Makes the plan at the first call. */
+static SPIPlanPtr
+statement_plan(SnStatement *statement)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	int rc;
-
 	if (statement->plan == NULL)
 	{
 		SPIPlanPtr plan =
@@ -48,9 +42,45 @@ sn_execute(SnStatement *statement, Datum *values, const char *nulls)
 		SPI_keepplan(plan);
 		statement->plan = plan;
 	}
-	rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+	return statement->plan;
+}
+
+/*
+ * Runs a statement in the caller's SPI connection and returns the number of rows. The result stands in SPI_tuptable
+ * until the next call. Unlike SPI itself it leaves the caller in his memory context.
+ */
+uint64
+sn_execute(SnStatement *statement, Datum *values, const char *nulls)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int rc = SPI_execute_plan(statement_plan(statement), values, nulls, false, 0);
+
 	MemoryContextSwitchTo(caller);
 	SN_POINT("statement");
+	if (rc < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+/*
+ * The same for a query of a function that is STABLE: on the snapshot of who called it. Rows go to dest as they come; NULL: to
+ * SPI_tuptable.
+ */
+uint64
+sn_query(SnStatement *statement, const Datum *values, const char *nulls, DestReceiver *dest)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SPIExecuteOptions options = {
+		.params = makeParamList(statement->n_args), .read_only = true, .must_return_tuples = true, .dest = dest};
+	int rc;
+
+	for (int i = 0; i < statement->n_args; i++)
+		options.params->params[i] = (ParamExternData){.value = values[i],
+													  .isnull = nulls != NULL && nulls[i] == 'n',
+													  .pflags = PARAM_FLAG_CONST,
+													  .ptype = statement->args[i]};
+	rc = SPI_execute_plan_extended(statement_plan(statement), &options);
+	MemoryContextSwitchTo(caller);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
 	return SPI_processed;

@@ -30,6 +30,7 @@ typedef struct SnColumn
 
 extern Oid sn_type_oid(const char *name);
 extern uint64 sn_execute(SnStatement *statement, Datum *values, const char *nulls);
+extern uint64 sn_query(SnStatement *statement, const Datum *values, const char *nulls, DestReceiver *dest);
 extern void sn_column_init(SnColumn *column, Oid element, int max);
 extern void sn_column_add(SnColumn *column, Datum value, bool isnull);
 extern void sn_column_text(SnColumn *column, const char *value);

@@ -30,7 +30,8 @@ REGRESS = \
 	audit_report \
 	legal_hold \
 	personal_data \
-	api_error
+	api_error \
+	api_dlq
 
 # test/pgtap/NAME.sql
 PGTAP = \

@@ -36,6 +36,7 @@ CREATE TABLE sentinai.dead_letter_queue (
 	CONSTRAINT dead_letter_queue_attempt CHECK ((status = 'retrying') = (retry_token IS NOT NULL))
 );
 CREATE INDEX dead_letter_queue_tenant ON sentinai.dead_letter_queue (tenant_id, status, created_at, id);
+CREATE INDEX dead_letter_queue_created ON sentinai.dead_letter_queue (tenant_id, created_at, id);
 CREATE INDEX dead_letter_queue_event ON sentinai.dead_letter_queue (tenant_id, event_id, worker_type);
 CREATE INDEX dead_letter_queue_retrying ON sentinai.dead_letter_queue (id) WHERE status = 'retrying';
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dead_letter_queue', '');

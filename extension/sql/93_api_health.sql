@@ -3,6 +3,9 @@
 
 CREATE DOMAIN sentinai_api."text/plain" AS text;
 COMMENT ON DOMAIN sentinai_api."text/plain" IS 'An answer in plain text.';
+-- A json that PostgREST passes on as it is: it would put one without this name into an array, and take it out again.
+CREATE DOMAIN sentinai_api."application/json" AS json;
+COMMENT ON DOMAIN sentinai_api."application/json" IS 'An answer in JSON.';
 CREATE DOMAIN sentinai_api."*/*" AS bytea;
 COMMENT ON DOMAIN sentinai_api."*/*" IS 'An answer that says its own Content-Type.';
 

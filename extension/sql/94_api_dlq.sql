@@ -21,55 +21,12 @@ COMMENT ON FUNCTION sentinai.api_dlq_tenant(bigint, text) IS
 
 CREATE FUNCTION sentinai_api.dlq_list(tenant_id text DEFAULT NULL, status text DEFAULT NULL, event_type text DEFAULT NULL,
 		worker_type text DEFAULT NULL, error_type text DEFAULT NULL, fingerprint text DEFAULT NULL, p_limit integer DEFAULT 100,
-		p_offset integer DEFAULT 0, p_after text DEFAULT NULL, p_order text DEFAULT 'desc') RETURNS json
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-	#variable_conflict use_column
-DECLARE
-	tenant		text;
-	place_at	timestamptz;
-	place_id	bigint;
-	ids			bigint[];
-	items		json;
-	last_item	text;
-	total		bigint;
-BEGIN
-	tenant := sentinai.tenant_check($1);
-	PERFORM sentinai.api_page($7, $8);
-	IF $2 NOT IN ('pending', 'retrying', 'succeeded', 'discarded') THEN
-		PERFORM sentinai.api_wrong('status', to_jsonb($2), 'pending, retrying, succeeded or discarded');
-	ELSIF $10 IS NULL OR $10 NOT IN ('desc', 'asc') THEN
-		PERFORM sentinai.api_wrong('order', to_jsonb($10), 'desc or asc');
-	END IF;
-	IF $9 IS NOT NULL THEN
-		SELECT a.at, a.id::bigint INTO place_at, place_id FROM sentinai.api_after($9) a;
-	END IF;
-	ids := ARRAY(
-		SELECT d.id FROM sentinai.dead_letter_queue d
-		 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
-		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6)
-		   AND (place_at IS NULL OR CASE $10 WHEN 'desc' THEN (d.created_at, d.id) < (place_at, place_id)
-											 ELSE (d.created_at, d.id) > (place_at, place_id) END)
-		 ORDER BY CASE WHEN $10 = 'asc' THEN d.created_at END, CASE WHEN $10 = 'asc' THEN d.id END, d.created_at DESC, d.id DESC
-		 LIMIT $7 OFFSET $8);
-	SELECT coalesce(json_agg(e), '[]') INTO items FROM sentinai.dlq_entries(ids) e;
-	IF cardinality(ids) = $7 THEN
-		last_item := sentinai.api_cursor((items->-1->>'created_at')::timestamptz, ids[$7]::text);
-	END IF;
-	-- A page that isn't full tells how many there are.
-	IF cardinality(ids) BETWEEN sign($8) AND $7 - 1 AND $9 IS NULL THEN
-		total := $8 + cardinality(ids);
-	ELSE
-		SELECT count(*) INTO total FROM sentinai.dead_letter_queue d
-		 WHERE (tenant IS NULL OR d.tenant_id = tenant) AND ($2 IS NULL OR d.status = $2) AND ($3 IS NULL OR d.event_type = $3)
-		   AND ($4 IS NULL OR d.worker_type = $4) AND ($5 IS NULL OR d.error_type = $5) AND ($6 IS NULL OR d.fingerprint = $6);
-	END IF;
-	RETURN json_build_object('items', items, 'total', total, 'limit', $7, 'offset', $8, 'next_after', last_item);
-END
-$$;
-COMMENT ON FUNCTION sentinai_api.dlq_list(text, text, text, text, text, text, integer, integer, text, text) IS
-	E'Dead letters, the newest first\nOf a tenant, status (pending, retrying, succeeded, discarded), event type, worker type, error type and fingerprint. p_limit is 1 to 1000, p_offset leaves out so many; p_after, the next_after of the page before, goes on behind it and costs the same on every page; p_order is desc or asc, by created_at. Answers {items, total, limit, offset, next_after}. Payloads are null for who is not a member of sentinai_payload.';
+		p_offset integer DEFAULT 0, p_after text DEFAULT NULL, p_order text DEFAULT 'desc', p_count text DEFAULT NULL)
+	RETURNS sentinai_api."application/json"
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_api_dlq_list';
+COMMENT ON FUNCTION sentinai_api.dlq_list(text, text, text, text, text, text, integer, integer, text, text, text) IS
+	E'Dead letters, the newest first\nOf a tenant, status (pending, retrying, succeeded, discarded), event type, worker type, error type and fingerprint. p_limit is 1 to 1000, p_offset leaves out so many; p_after, the next_after of the page before, goes on behind it and costs the same on every page; p_order is desc or asc, by created_at. Answers {items, total, total_relation, limit, offset, next_after}. total_relation is eq, or gte where there are more than 10000, of which no more are counted; p_count exact counts all. With p_after nothing is counted unless p_count says so. Payloads are null for who is not a member of sentinai_payload.';
 
 CREATE FUNCTION sentinai_api.dlq_stats(tenant_id text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
@@ -82,15 +39,9 @@ $$;
 COMMENT ON FUNCTION sentinai_api.dlq_stats(text) IS
 	E'How many dead letters a tenant has\nAnswers total_entries, pending_count, retrying_count, discarded_count, succeeded_count, by_event_type and by_worker_type.';
 
-CREATE FUNCTION sentinai_api.dlq_get(id bigint, tenant_id text DEFAULT NULL) RETURNS json
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	PERFORM sentinai.api_dlq_tenant($1, sentinai.tenant_check($2));
-	RETURN (SELECT row_to_json(e) FROM sentinai.dlq_get($1) e);
-END
-$$;
+CREATE FUNCTION sentinai_api.dlq_get(id bigint, tenant_id text DEFAULT NULL) RETURNS sentinai_api."application/json"
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_api_dlq_get';
 COMMENT ON FUNCTION sentinai_api.dlq_get(bigint, text) IS
 	E'One dead letter\nBy its id. 404 where there is none, or where it is another tenant''s.';
 

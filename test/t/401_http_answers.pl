@@ -218,6 +218,7 @@ do
 } while ($after);
 is("@seen", $t->sql("SELECT string_agg(id::text, ' ' ORDER BY created_at DESC, id DESC) FROM sentinai.dead_letter_queue WHERE tenant_id = 'TENANT_001'"),
 	'page by page, each dead letter once, those of one moment too');
+is_deeply([ map { $h->get("/ops/dlq?limit=1&count=$_", token => $operator)->{json}{total_relation} // 'none' } 'exact', 'some' ], [ 'eq', 'none' ], 'count=exact counts, and no other word');
 my @offset = map { map { $_->{id} } @{ $h->get("/ops/dlq?limit=13&order=asc&offset=$_", token => $operator)->{json}{items} } } 0, 13, 26, 39, 52;
 is("@offset", join(' ', reverse @seen), 'the same by offset, from the other end');
 
