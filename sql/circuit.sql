@@ -148,6 +148,17 @@ SELECT event_type, tenant_id, error_message FROM circuit_list() WHERE worker_typ
 SELECT circuit_close('circ', 'CircOne');
 RESET ROLE;
 GRANT sentinai_admin TO regress_circ_operator;
+\echo -- an event of another tenant with the same id is left alone
+INSERT INTO circuit (worker_type, event_type, tenant_id, reason, first_event_id) VALUES ('circ', 'CircOne', 'circ_a', 'broken', 'same');
+INSERT INTO event_pending (tenant_id, event_id, worker_type, event_type, status, topic, partition, next_attempt_at, record_value)
+	SELECT t, 'same', 'circ', 'CircOne', 'deferred', 'circ', 0, 'infinity', '{}' FROM unnest(ARRAY['circ_a', 'circ_b']) t;
+REVOKE sentinai_admin FROM regress_circ_operator;
+SET ROLE regress_circ_operator;
+SELECT circuit_close('circ', 'CircOne');
+RESET ROLE;
+SELECT tenant_id, retry_count FROM event_pending WHERE event_id = 'same' ORDER BY 1;
+DELETE FROM event_pending WHERE event_id = 'same';
+GRANT sentinai_admin TO regress_circ_operator;
 SELECT tenant_role_remove('regress_circ_operator', 'circ_a');
 SET ROLE regress_circ_operator;
 SELECT circuit_open('circ', 'CircOne', NULL, 'maintenance of the ledger');

@@ -125,7 +125,16 @@ SELECT * FROM subject_erase('pd_a', 'MASKED-2', 'asked for');
 SELECT pg_temp.send('{"event_id": "e1", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "S-1", "metadata": {"by": "Ann Lee"},
 		"payload": {"severity": "high", "entity": "Ann Lee", "owner": "Ann Lee", "amount": 12.50, "note": "Ann Lee called"}}',
 	'{"event_id": "e1", "event_type": "ExceptionIngested", "tenant_id": "pd_b", "exception_id": "S-1", "payload": {"severity": "high", "entity": "Ann Lee"}}',
-	'{"event_id": "e2", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "S-1", "payload": {"severity": "Ann Lee"}}');
+	'{"event_id": "e2", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "S-1", "payload": {"severity": "Ann Lee"}}',
+	'{"event_id": "e3", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "S-1", "payload": {"severity": "Ann Lee"}}');
+-- A dead letter that is gone, and one that could not be read, of which only the record's key says what it is about.
+DELETE FROM dead_letter_queue WHERE tenant_id = 'pd_a' AND event_id = 'e3';
+INSERT INTO dead_letter_queue (tenant_id, worker_type, step, error_type, error_message, fingerprint, original_topic, record_key, payload_raw)
+	VALUES ('pd_a', 'intake', 'screen', 'validation_error', 'no JSON', 'f', 'exceptions', 'pd_a:S-1', '{"entity": "Ann Lee');
+-- What has opened a circuit, and what waited in a topic's way.
+INSERT INTO circuit (worker_type, event_type, tenant_id, reason, error_message, first_event_id) VALUES
+	('intake', 'ExceptionIngested', 'pd_a', 'failures', 'for Ann Lee', 'e2'), ('intake', 'TriageRequested', 'pd_a', 'forced', 'by hand', NULL);
+INSERT INTO outbox_blocked (id, topic, key, value, tenant_id, event_id, created_at) VALUES (-2, 'pd', 'pd_a:S-1', '{"to": "Ann Lee"}', 'pd_a', 'e1', now());
 UPDATE exceptions SET owner = 'Ann Lee, again', status = 'resolved' WHERE tenant_id = 'pd_a' AND exception_id = 'S-1';
 SELECT id AS dead FROM dead_letter_queue WHERE tenant_id = 'pd_a' AND event_id = 'e2' \gset
 INSERT INTO tool_execution (tenant_id, tool_id, exception_id, status, requested_by_actor_type, input_payload)
@@ -137,7 +146,8 @@ INSERT INTO outbox_failed (id, topic, record_key, record_value, tenant_id, event
 	VALUES (-1, 'pd', 'pd_a:S-1', '{"to": "Ann Lee"}', 'pd_a', 'x', 'invalid_record', 'for Ann Lee', now());
 SELECT DISTINCT f FROM pg_temp.found('Ann Lee') f ORDER BY 1;
 SELECT * FROM subject_unfinished('pd_a', 'S-1');
-SELECT count(*) FROM dlq_discard(:dead, 'not to be mended');
+SELECT count(dlq_discard(id, 'not to be mended')) FROM dead_letter_queue WHERE tenant_id = 'pd_a' AND status = 'pending'
+	AND (exception_id = 'S-1' OR record_key = 'pd_a:S-1');
 SELECT count(*) FROM outbox_failed_discard(-1, 'not to be mended');
 SELECT pg_temp.publish();
 SELECT * FROM subject_erase('pd_a', 'S-1', 'asked for');
@@ -162,8 +172,10 @@ SELECT event_type, subject_is_erased(payload), payload->'changed'->'status', pay
   FROM exception_event WHERE tenant_id = 'pd_a' AND exception_id = 'S-1' ORDER BY recorded_at;
 SELECT status, subject_is_erased(input_payload), subject_is_erased(output_payload), error_message FROM tool_execution WHERE tenant_id = 'pd_a';
 SELECT event_id, status, error_type, error_message, error_detail, subject_is_erased(payload), convert_from(payload_raw, 'UTF8') LIKE '{"sentinai_erased": "%"}', record_key, record_headers
-  FROM dead_letter_queue WHERE id = :dead;
+  FROM dead_letter_queue WHERE tenant_id = 'pd_a' AND status = 'discarded' ORDER BY id;
 SELECT action, details FROM dlq_history WHERE dlq_id = :dead ORDER BY id;
+SELECT event_type, error_message FROM circuit WHERE tenant_id = 'pd_a' ORDER BY 1;
+DELETE FROM circuit WHERE tenant_id = 'pd_a';
 SELECT key, subject_is_erased(response), response->>'about' FROM idempotency_key WHERE tenant_id = 'pd_a' ORDER BY key;
 SELECT tenant_id, key, reason, actor, authenticated = caller_identity() FROM subject_erasure;
 SELECT count(*) FROM outbox WHERE tenant_id = 'pd_a' AND event_id IN (SELECT event_id FROM event_log WHERE tenant_id = 'pd_a' AND exception_id = 'S-1');

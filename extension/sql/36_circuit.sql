@@ -93,7 +93,8 @@ BEGIN
 	-- point: circuit.closing
 	-- What opened a circuit as broken and still fails after it closed is an odd event, and uses its retries up.
 	UPDATE sentinai.event_pending p SET retry_count = greatest(p.retry_count, 1)
-	 WHERE closed.reason = 'broken' AND p.worker_type = $1 AND p.event_type = $2 AND p.event_id = closed.first_event_id;
+	 WHERE closed.reason = 'broken' AND p.worker_type = $1 AND p.event_type = $2 AND p.event_id = closed.first_event_id
+	   AND (closed.tenant_id = '' OR p.tenant_id = closed.tenant_id);
 	UPDATE sentinai.event_pending p SET next_attempt_at = clock_timestamp()
 	 WHERE p.worker_type = $1 AND p.event_type = $2 AND (closed.tenant_id = '' OR p.tenant_id = closed.tenant_id)
 	   AND p.status = 'deferred' AND p.error_type = 'circuit_open' AND p.next_attempt_at = 'infinity';

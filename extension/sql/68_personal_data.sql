@@ -298,7 +298,7 @@ CREATE FUNCTION sentinai.subject_tombstone(salt bytea, bytes bytea) RETURNS byte
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $$
-	SELECT CASE WHEN $2 ~~ '{"sentinai\\_erased": "%"}'::bytea AND pg_catalog.length($2) = 87 THEN $2
+	SELECT CASE WHEN $2 IS NULL OR $2 ~~ '{"sentinai\\_erased": "%"}'::bytea AND pg_catalog.length($2) = 87 THEN $2
 				ELSE pg_catalog.convert_to(pg_catalog.jsonb_build_object('sentinai_erased',
 					pg_catalog.encode(pg_catalog.sha256($1 || $2), 'hex'))::text, 'UTF8') END
 $$;
@@ -313,6 +313,16 @@ $$;
 COMMENT ON FUNCTION sentinai.subject_hash(text, jsonb) IS
 	'The hash that an erased payload of the tenant would have: whoever still has the payload can prove that it was this one. NULL: nothing of the tenant''s was ever erased.';
 
+-- Of a record that could not be read the key may say what it is about.
+CREATE FUNCTION sentinai.subject_dead_letters(tenant_id text, key text) RETURNS TABLE (id bigint, is_open boolean)
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT d.id, d.status IN ('pending', 'retrying') FROM sentinai.dead_letter_queue d
+	 WHERE d.tenant_id = $1 AND (d.exception_id = $2 OR (d.exception_id IS NULL AND d.record_key = convert_to($1 || ':' || $2, 'UTF8')))
+$$;
+COMMENT ON FUNCTION sentinai.subject_dead_letters(text, text) IS 'Internal: the dead letters of an exception.';
+
 -- Why a subject can't be erased yet; no row: it can.
 CREATE FUNCTION sentinai.subject_unfinished(tenant_id text, key text) RETURNS TABLE (what text, n bigint)
 	LANGUAGE sql STABLE SECURITY DEFINER
@@ -322,8 +332,7 @@ CREATE FUNCTION sentinai.subject_unfinished(tenant_id text, key text) RETURNS TA
 		SELECT 'events that wait in event_pending' AS what, count(*) AS n FROM sentinai.event_pending p
 		 WHERE p.tenant_id = $1 AND p.exception_id = $2
 		UNION ALL
-		SELECT 'open dead letters', count(*) FROM sentinai.dead_letter_queue d
-		 WHERE d.tenant_id = $1 AND d.exception_id = $2 AND d.status IN ('pending', 'retrying')
+		SELECT 'open dead letters', count(*) FROM sentinai.subject_dead_letters($1, $2) d WHERE d.is_open
 		UNION ALL
 		SELECT 'events that are not published yet', count(*) FROM sentinai.outbox o
 		 WHERE o.tenant_id = $1 AND o.id > coalesce((SELECT w.id FROM sentinai.outbox_watermark w WHERE w.topic = o.topic), 0)
@@ -398,7 +407,9 @@ BEGIN
 	-- By the log, and by the claims where the log is shorter.
 	events := ARRAY(SELECT l.event_id FROM sentinai.event_log l WHERE l.tenant_id = $1 AND l.exception_id = $2
 					UNION SELECT p.event_id FROM sentinai.event_processing_log p WHERE p.tenant_id = $1 AND p.exception_id = $2);
-	dlq_ids := ARRAY(SELECT d.id FROM sentinai.dead_letter_queue d WHERE d.tenant_id = $1 AND d.exception_id = $2);
+	dlq_ids := ARRAY(SELECT d.id FROM sentinai.subject_dead_letters($1, $2) d
+					 UNION SELECT h.dlq_id FROM sentinai.dlq_history h
+							WHERE h.tenant_id = $1 AND h.details->>'event_id' = ANY (events) AND h.action IN ('deleted', 'truncated'));
 	PERFORM sentinai.subject_check_hold($1, $2, min(t.at), max(t.at))
 	   FROM (SELECT l.created_at AS at FROM sentinai.event_log l WHERE l.tenant_id = $1 AND l.exception_id = $2
 			 UNION ALL SELECT d.created_at FROM sentinai.dead_letter_queue d WHERE d.id = ANY (dlq_ids)) t;
@@ -426,7 +437,7 @@ BEGIN
 
 	-- What is published, and not needed any more but for a publication from the start: not of this.
 	rows := 0;
-	FOREACH relation IN ARRAY ARRAY['outbox_0', 'outbox_1', 'outbox_2'] LOOP
+	FOREACH relation IN ARRAY ARRAY['outbox_0', 'outbox_1', 'outbox_2', 'outbox_blocked'] LOOP
 		EXECUTE format('WITH gone AS (DELETE FROM sentinai.%I o WHERE o.tenant_id = $1 AND (o.key = $2 OR o.event_id = ANY ($3) OR o.dlq_id = ANY ($4))'
 					   ' RETURNING 1) SELECT $5 + count(*) FROM gone', relation)
 		   INTO rows USING $1, record_key, events, dlq_ids, rows;
@@ -438,6 +449,10 @@ BEGIN
 	 WHERE f.tenant_id = $1 AND (f.record_key = record_key OR f.event_id = ANY (events))
 	   AND NOT (f.record_key IS NULL AND f.record_headers IS NULL AND f.message = erased);
 	relation := 'outbox_failed'; GET DIAGNOSTICS rows = ROW_COUNT; RETURN NEXT;
+
+	UPDATE sentinai.circuit c SET error_message = erased
+	 WHERE c.tenant_id IN ($1, '') AND c.first_event_id = ANY (events) AND c.error_message <> erased;
+	relation := 'circuit'; GET DIAGNOSTICS rows = ROW_COUNT; RETURN NEXT;
 
 	UPDATE sentinai.idempotency_key k SET response = sentinai.subject_tombstone($3, k.response)
 	 WHERE k.tenant_id = $1 AND k.status = 'done' AND NOT sentinai.subject_is_erased(k.response)
