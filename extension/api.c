@@ -104,6 +104,7 @@ sn_api_pre_request(PG_FUNCTION_ARGS)
 	const char *tenant = sn_current_tenant();
 	SnRateLimit state;
 
+	sn_caller_require_subject();
 	if (tenant == NULL)
 		PG_RETURN_VOID();
 	tenant = pstrdup(tenant);

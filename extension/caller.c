@@ -61,6 +61,7 @@ typedef struct Claims
 	char *text;						/* that the rest was read from, NULL: none yet */
 	char tenant[SN_TENANT_MAX + 1]; /* '': none */
 	char subject[SUBJECT_MAX + 1];	/* sub; '': none */
+	bool has_bad_subject;			/* no text, or too long for a history */
 } Claims;
 
 /* What is known of the caller. */
@@ -171,6 +172,24 @@ claim_string(char *to, size_t size, const sn_json *json, sn_json_token token)
 		to[sn_json_unescape(json->text, json->len, to)] = '\0';
 }
 
+/* Who asks is never cut short, nor left out: such a token is refused, see sn_caller_require_subject(). */
+static void
+claim_subject(const sn_json *json, sn_json_token token)
+{
+	claims.subject[0] = '\0';
+	claims.has_bad_subject = token != SN_TOKEN_STRING && token != SN_TOKEN_NULL;
+	if (token == SN_TOKEN_STRING)
+	{
+		char *subject = palloc(json->len + 1);
+
+		subject[sn_json_unescape(json->text, json->len, subject)] = '\0';
+		claims.has_bad_subject = strlen(subject) > SUBJECT_MAX;
+		if (!claims.has_bad_subject)
+			strcpy(claims.subject, subject);
+		pfree(subject);
+	}
+}
+
 /* Reads what is needed of the token's claims; of what is no JSON, nothing. */
 static void
 claims_parse(const char *text)
@@ -180,6 +199,7 @@ claims_parse(const char *text)
 	sn_json_token token;
 
 	claims.tenant[0] = claims.subject[0] = '\0';
+	claims.has_bad_subject = false;
 	sn_json_begin(&json, text, strlen(text), &limits);
 	while ((token = sn_json_next(&json)) > SN_TOKEN_END)
 	{
@@ -190,7 +210,7 @@ claims_parse(const char *text)
 		if (is_tenant)
 			claim_string(claims.tenant, sizeof(claims.tenant), &json, sn_json_next(&json));
 		else if (is_subject)
-			claim_string(claims.subject, sizeof(claims.subject), &json, sn_json_next(&json));
+			claim_subject(&json, sn_json_next(&json));
 	}
 	if (token == SN_TOKEN_ERROR || !is_tenant_id(claims.tenant))
 		claims.tenant[0] = '\0';
@@ -333,10 +353,20 @@ sn_caller_role(void)
 	return GetOuterUserId();
 }
 
+void
+sn_caller_require_subject(void)
+{
+	caller_know();
+	if (caller.authenticated_by_token && claims.has_bad_subject)
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied: the token does not say who it is"),
+						errdetail("Its sub must be a text of at most %d bytes.", SUBJECT_MAX)));
+}
+
 char *
 sn_caller_identity(void)
 {
-	caller_know();
+	sn_caller_require_subject();
 	if (!caller.authenticated_by_token)
 		return GetUserNameFromId(caller.session, false);
 	if (claims.subject[0] != '\0')

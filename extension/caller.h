@@ -18,6 +18,9 @@ extern Oid sn_caller_role(void);
 /* Whether the session is the authenticator's: one of PostgREST. */
 extern bool sn_caller_is_authenticator(void);
 
+/* Error 42501 where a token's sub is none that a history could have. */
+extern void sn_caller_require_subject(void);
+
 /* Who was authenticated, by the server or by the authenticator's token. In the current context. */
 extern char *sn_caller_identity(void);
 

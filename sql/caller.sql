@@ -132,6 +132,12 @@ SELECT * FROM pg_temp.me;
 SELECT * FROM pg_temp.who_in_definer();
 SET LOCAL request.jwt.claims = '{"role": "sentinai_operator", "tenant_id": "CALL_B"}';
 SELECT * FROM pg_temp.me;
+-- a sub that could not be written down is nobody's, not the role's
+\x
+SELECT r.* FROM unnest(ARRAY[format('"%s"', repeat('x', 256)), '7', '{"sub": "x"}', '[]']) s,
+	LATERAL (SELECT set_config('request.jwt.claims', format('{"role": "sentinai_operator", "tenant_id": "CALL_B", "sub": %s}', s), true)) c (set),
+	LATERAL pg_temp.refused(format('SELECT caller_identity() /* %s */', left(set, 0))) r;
+\x
 SET LOCAL ROLE regress_call_a;
 SELECT caller_role(), current_tenant();
 SET LOCAL ROLE regress_call_several;

@@ -31,7 +31,7 @@ CREATE FUNCTION sentinai.caller_identity() RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'sn_caller_identity_sql';
 COMMENT ON FUNCTION sentinai.caller_identity() IS
-	'Who was authenticated, for histories: session_user; in sessions of the authenticator jwt: and the token''s sub, or, where it has none, role: and its role.';
+	'Who was authenticated, for histories: session_user; in sessions of the authenticator jwt: and the token''s sub, or, where it has none, role: and its role. Error: 42501, the sub is no text, or has more than 255 bytes.';
 
 ALTER TABLE sentinai.tenant_role ALTER COLUMN created_by SET DEFAULT sentinai.caller_identity();
 ALTER TABLE sentinai.tenant ALTER COLUMN created_by SET DEFAULT sentinai.caller_identity();

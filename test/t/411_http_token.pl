@@ -121,6 +121,18 @@ subtest 'tenants' => sub {
 		'a role that is bound to a tenant is that tenant, whatever its token says');
 };
 
+subtest 'who it is' => sub {
+	my $said = sub { my ($sub) = @_; return asks(token => signed({ %good, sub => $sub })) };
+	is($said->('x' x 255), 200, 'a sub of 255 bytes');
+	is($said->("\x{fc}" x 127), 200, 'of 254, whatever JSON makes of them');
+	is($said->(undef), 200, 'null is none');
+	is($said->($_), 403, 'one that no history could have: ' . substr($json->encode($_), 0, 20)) for 'x' x 256, "\x{fc}" x 128, 7, JSON::PP::true, ['ann'], { name => 'ann' };
+	is(asks(token => signed({ %good, role => 'sentinai_admin', sub => 'x' x 256 }), path => '/health'), 403, 'an admin\'s neither, whatever is asked');
+	my $late = $h->put('/admin/rate-limits/TENANT_001', token => signed({ %good, role => 'sentinai_admin', sub => "\x{fc}" x 127 }),
+		body => { limit_type => 'api_requests', limit_value => 100000 });
+	is($t->sql(q{SELECT authenticated FROM sentinai.rate_limit_history ORDER BY id DESC LIMIT 1}), 'jwt:' . "\xc3\xbc" x 127, 'the history has all of it') or diag($late->{body});
+};
+
 subtest 'keys change' => sub {
 	my $old = $h->token('sentinai_viewer', 'TENANT_001', 'before');
 	$h->http('rotate');
