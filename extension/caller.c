@@ -47,6 +47,7 @@ PG_FUNCTION_INFO_V1(sn_caller_sees_all_sql);
 PG_FUNCTION_INFO_V1(sn_current_tenant_sql);
 PG_FUNCTION_INFO_V1(sn_tenant_check_sql);
 PG_FUNCTION_INFO_V1(sn_tenant_visible_sql);
+PG_FUNCTION_INFO_V1(sn_reason_check_sql);
 
 /* Attributes of tenant_role. */
 #define ROLE_NAME 1
@@ -55,6 +56,7 @@ PG_FUNCTION_INFO_V1(sn_tenant_visible_sql);
 #define EVERY_TENANT "*"
 #define CLAIMS "request.jwt.claims"
 #define SUBJECT_MAX 255
+#define REASON_MAX 1000 /* characters */
 
 typedef struct Claims
 {
@@ -358,9 +360,9 @@ sn_caller_require_subject(void)
 {
 	caller_know();
 	if (caller.authenticated_by_token && claims.has_bad_subject)
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied: the token does not say who it is"),
-						errdetail("Its sub must be a text of at most %d bytes.", SUBJECT_MAX)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied: the token does not say who it is"),
+				 errdetail("Its sub must be a text of at most %d bytes.", SUBJECT_MAX)));
 }
 
 char *
@@ -449,6 +451,17 @@ sn_tenant_check(const char *tenant_id)
 	if (own == NULL && !sn_caller_sees_all())
 		refuse_no_tenant();
 	return own;
+}
+
+/* It stands in histories, which lists show whole. */
+void
+sn_reason_check(const char *reason)
+{
+	int length = reason ? pg_mbstrlen(reason) : 0;
+
+	if (length > REASON_MAX)
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("reason is too long"),
+						errdetail("It has %d characters, and may have %d.", length, REASON_MAX)));
 }
 
 /* ---- holding a tenant ---- */
@@ -576,4 +589,17 @@ sn_tenant_visible_sql(PG_FUNCTION_ARGS)
 
 	PG_RETURN_BOOL(tenant_id == NULL ? sn_tenant_visible(NULL, 0)
 									 : sn_tenant_visible(VARDATA_ANY(tenant_id), VARSIZE_ANY_EXHDR(tenant_id)));
+}
+
+/* reason_check(reason text, call text) returns void; call, where a reason is required: how it is said */
+Datum
+sn_reason_check_sql(PG_FUNCTION_ARGS)
+{
+	char *reason = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	sn_reason_check(reason);
+	if (!PG_ARGISNULL(1) && strspn(reason, " \t\n") == strlen(reason))
+		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("a reason is required"),
+						errhint("SELECT sentinai.%s", text_to_cstring(PG_GETARG_TEXT_PP(1)))));
+	PG_RETURN_VOID();
 }

@@ -41,6 +41,9 @@ extern bool sn_tenant_visible(const char *tenant_id, int len);
 /* Error 42501 unless it may. */
 extern void sn_tenant_require(const char *tenant_id, int len);
 
+/* Error SN001 where a reason that the caller gives is too long; NULL: it gives none. */
+extern void sn_reason_check(const char *reason);
+
 /*
  * From now on the caller is that tenant and nothing more, whatever its role and settings; NULL: no tenant at all. Calls
  * nest. What isn't released is undone when the (sub)transaction that held it is rolled back, at the latest at the end of

@@ -717,6 +717,15 @@ text_arg(FunctionCallInfo fcinfo, int n)
 	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
 }
 
+static char *
+reason_arg(FunctionCallInfo fcinfo)
+{
+	char *reason = text_arg(fcinfo, 1);
+
+	sn_reason_check(reason);
+	return reason;
+}
+
 static int64
 id_arg(FunctionCallInfo fcinfo)
 {
@@ -752,7 +761,7 @@ sn_dlq_retry(PG_FUNCTION_ARGS)
 	bool nulls[6] = {false};
 
 	SPI_connect();
-	if (!retry_one(id, text_arg(fcinfo, 1), text_arg(fcinfo, 2), &row, &token, &refusal))
+	if (!retry_one(id, reason_arg(fcinfo), text_arg(fcinfo, 2), &row, &token, &refusal))
 		refuse(&refusal);
 	token = MemoryContextStrdup(caller, token);
 	retry_count = row.retry_count;
@@ -836,7 +845,7 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext caller = CurrentMemoryContext;
-	char *reason = text_arg(fcinfo, 1);
+	char *reason = reason_arg(fcinfo);
 	char *actor = text_arg(fcinfo, 2);
 	BatchItem *items;
 	int n;
@@ -901,7 +910,7 @@ Datum
 sn_dlq_discard(PG_FUNCTION_ARGS)
 {
 	int64 id = id_arg(fcinfo);
-	char *reason = text_arg(fcinfo, 1);
+	char *reason = reason_arg(fcinfo);
 	char *actor = text_arg(fcinfo, 2);
 	DeadLetterChange change = {.action = "discard", .reason = reason, .actor = actor};
 	Datum values[4];

@@ -229,6 +229,21 @@ COPY (SELECT tenant_id, exception_id FROM exception) TO STDOUT;
 RESET ROLE;
 DELETE FROM exceptions WHERE exception_id ~ '^CALL_';
 
+-- a reason has at most 1,000 characters, wherever one is given
+SELECT reason_check(repeat('ü', 1000)), reason_check(NULL), reason_check('');
+SELECT c AS call, r.code, r.message
+  FROM unnest(ARRAY['dlq_retry(1, %L)', 'dlq_retry_batch(ARRAY[1], %L)', 'dlq_replay(''CALL_A'', %L)', 'dlq_discard(1, %L)', 'dlq_reassign(1, ''CALL_A'', %L)',
+	'tenant_suspend(''CALL_A'', %L)', 'tenant_resume(''CALL_A'', %L)', 'tenant_archive(''CALL_A'', %L)',
+	'circuit_open(''intake'', ''ExceptionIngested'', NULL, %L)', 'offset_reset(''g'', ''t'', NULL, NULL, true, %L)', 'outbox_failed_discard(1, %L)',
+	'rate_limit_set(''CALL_A'', ''api_requests'', 1, 60, true, %L)', 'rate_limit_delete(''CALL_A'', ''api_requests'', %L)',
+	'rate_limit_reset(''CALL_A'', ''api_requests'', %L)', 'rate_limit_type_set(''api_requests'', 1, 60, true, ''open'', %L)',
+	'usage_correct(''CALL_A'', ''events'', ''r'', now() - interval ''1 hour'', 1, %L)', 'usage_close(date_trunc(''day'', now(), ''UTC''), %L)',
+	'legal_hold_add(''CALL_A'', %L)', 'legal_hold_release(1, %L)', 'report_note(NULL, ''cancel'', %L, NULL)', 'subject_erase(''CALL_A'', ''EXC_1'', %L)']) c,
+	LATERAL pg_temp.refused(format('SELECT sentinai.' || c, repeat('ü', 1001))) r;
+\x
+SELECT * FROM pg_temp.refused($$ SELECT legal_hold_add('CALL_A', E' \t\n') $$);
+\x
+
 DROP SCHEMA regress_call CASCADE;
 -- the roles go, the bindings stay until they are taken away
 DROP OWNED BY regress_call_a, regress_call_b, regress_call_several, regress_call_staff, regress_call_none, regress_call_admin, regress_call_later, authenticator;

@@ -95,6 +95,7 @@ AS $$
 DECLARE
 	from_status text;
 BEGIN
+	PERFORM sentinai.reason_check(tenant_set_status.reason);
 	SELECT t.status INTO from_status
 	  FROM sentinai.tenant t WHERE t.tenant_id = tenant_set_status.tenant_id
 	   FOR NO KEY UPDATE;
@@ -121,7 +122,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.tenant_set_status(text, text, text) IS
-	'Sets a tenant''s status, writes tenant_history, and returns the status before (the same status again changes nothing). Called by tenant_suspend, tenant_resume and tenant_archive. Errors: SN004 (no such tenant), SN010 (archived to suspended).';
+	'Sets a tenant''s status, writes tenant_history, and returns the status before (the same status again changes nothing). Called by tenant_suspend, tenant_resume and tenant_archive. Errors: SN001 (the reason is too long), SN004 (no such tenant), SN010 (archived to suspended).';
 
 -- Events that wait for their tenant have no due time: whoever takes the tenant back, or gives it up, makes them due.
 CREATE FUNCTION sentinai.tenant_release(tenant_id text)

@@ -67,6 +67,12 @@ CREATE FUNCTION sentinai.tenant_visible(tenant_id text) RETURNS boolean
 COMMENT ON FUNCTION sentinai.tenant_visible(text) IS
 	'Whether the caller may see rows of that tenant: for filters inside of SECURITY DEFINER functions. NULL and the reserved tenant '''' only for one who sees all.';
 
+CREATE FUNCTION sentinai.reason_check(reason text, call text DEFAULT NULL) RETURNS void
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_reason_check_sql';
+COMMENT ON FUNCTION sentinai.reason_check(text, text) IS
+	'Internal: raises SN001 for a reason of more than 1,000 characters, and, where call says how to give one, for none.';
+
 -- One place for what a table of tenants' rows has. The function in a policy stands in a sub-select: it is called once a
 -- statement, and its result can be looked up in an index.
 CREATE FUNCTION sentinai.tenant_security(relation regclass, unowned boolean DEFAULT false) RETURNS void

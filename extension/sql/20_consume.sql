@@ -227,6 +227,7 @@ DECLARE
 	place	record;
 	recreated	boolean := false;
 BEGIN
+	PERFORM sentinai.reason_check($6);
 	IF to_offset < 0 THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an offset is not negative';
 	ELSIF NOT EXISTS (SELECT FROM sentinai.kafka_offset k

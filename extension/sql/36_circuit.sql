@@ -53,6 +53,7 @@ DECLARE
 	type	sentinai.worker_type_effective := sentinai.worker_type_get($1);
 BEGIN
 	$3 := sentinai.tenant_check($3);
+	PERFORM sentinai.reason_check($4);
 	IF NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $2) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN005',
@@ -71,7 +72,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.circuit_open(text, text, text, text) IS
-	'Forces a circuit open until circuit_close(): the events of the worker type and event type (of one tenant; tenant_id NULL: of the caller''s, or of all where it sees all) wait, and no probe is made. reason: shown in circuit_list(). Raises 42501, SN002, SN004, SN005.';
+	'Forces a circuit open until circuit_close(): the events of the worker type and event type (of one tenant; tenant_id NULL: of the caller''s, or of all where it sees all) wait, and no probe is made. reason: shown in circuit_list(). Raises 42501, SN001 (the reason is too long), SN002, SN004, SN005.';
 
 CREATE FUNCTION sentinai.circuit_close(worker_type text, event_type text, tenant_id text DEFAULT NULL) RETURNS bigint
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER

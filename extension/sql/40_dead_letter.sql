@@ -260,7 +260,7 @@ CREATE FUNCTION sentinai.dlq_retry(INOUT id bigint, reason text DEFAULT NULL, ac
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS 'MODULE_PATHNAME', 'sn_dlq_retry';
 COMMENT ON FUNCTION sentinai.dlq_retry(bigint, text, text) IS
-	'Retries a pending dead letter once: its record goes to its original topic and partition as it came (via kafka), or, where it was reassigned, to event_pending (via database). reason, actor: for dlq_history. Returns the dead letter with the token of this retry. Errors: SN010 it is not pending, SN011 there is none, SN012 an event of its identity waits already.';
+	'Retries a pending dead letter once: its record goes to its original topic and partition as it came (via kafka), or, where it was reassigned, to event_pending (via database). reason, actor: for dlq_history. Returns the dead letter with the token of this retry. Errors: SN001 the reason is too long, SN010 it is not pending, SN011 there is none, SN012 an event of its identity waits already.';
 
 CREATE FUNCTION sentinai.dlq_retry_batch(ids bigint[], reason text DEFAULT NULL, actor text DEFAULT NULL)
 	RETURNS TABLE (id bigint, ok boolean, status text, sqlstate text, error text)
@@ -291,7 +291,7 @@ CREATE FUNCTION sentinai.dlq_discard(INOUT id bigint, reason text, actor text DE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS 'MODULE_PATHNAME', 'sn_dlq_discard';
 COMMENT ON FUNCTION sentinai.dlq_discard(bigint, text, text) IS
-	'Closes a pending dead letter without a retry; events parked behind it go on. reason is required, actor is the login where NULL; both go to dlq_history. Errors: SN001 no reason, SN010 it is not pending, SN011 there is none.';
+	'Closes a pending dead letter without a retry; events parked behind it go on. reason is required, actor is the login where NULL; both go to dlq_history. Errors: SN001 no reason, or too long, SN010 it is not pending, SN011 there is none.';
 
 CREATE FUNCTION sentinai.dlq_reassign(INOUT id bigint, INOUT tenant_id text, reason text DEFAULT NULL, actor text DEFAULT NULL,
 	OUT status text)
@@ -303,6 +303,7 @@ CREATE FUNCTION sentinai.dlq_reassign(INOUT id bigint, INOUT tenant_id text, rea
 		v_old sentinai.dead_letter_queue;
 		v_tenant_status text;
 	BEGIN
+		PERFORM sentinai.reason_check($3);
 		SELECT t.status INTO v_tenant_status FROM sentinai.tenant t WHERE t.tenant_id = $2;
 		IF v_tenant_status IS NULL OR v_tenant_status = 'archived' THEN
 			RAISE EXCEPTION USING ERRCODE = 'SN004',
@@ -327,7 +328,7 @@ CREATE FUNCTION sentinai.dlq_reassign(INOUT id bigint, INOUT tenant_id text, rea
 	END
 	$$;
 COMMENT ON FUNCTION sentinai.dlq_reassign(bigint, text, text, text) IS
-	'Gives a pending dead letter a tenant, or another one; what the record says no longer counts, and its retries are handled in the database, by its own worker type. Errors: SN004 there is no such tenant or it is archived, SN010 it is not pending, SN011 there is none.';
+	'Gives a pending dead letter a tenant, or another one; what the record says no longer counts, and its retries are handled in the database, by its own worker type. Errors: SN001 the reason is too long, SN004 there is no such tenant or it is archived, SN010 it is not pending, SN011 there is none.';
 
 CREATE FUNCTION sentinai.dlq_purge(tenant_id text, older_than interval DEFAULT '30 days',
 	statuses text[] DEFAULT '{succeeded,discarded}') RETURNS bigint

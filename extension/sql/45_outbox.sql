@@ -334,10 +334,7 @@ CREATE FUNCTION sentinai.outbox_failed_discard(id bigint, reason text, actor tex
 	AS $$
 	#variable_conflict use_column
 BEGIN
-	IF coalesce(btrim($2), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
-			HINT = format('SELECT sentinai.outbox_failed_discard(%s, ''why'')', $1);
-	END IF;
+	PERFORM sentinai.reason_check($2, format('outbox_failed_discard(%s, ''why'')', $1));
 	PERFORM sentinai.outbox_failed_lock($1);
 	UPDATE sentinai.outbox_failed f
 	   SET discarded_at = now(), discarded_by = coalesce($3, sentinai.caller_identity()), discarded_authenticated = sentinai.caller_identity(), discard_reason = $2 WHERE f.id = $1;

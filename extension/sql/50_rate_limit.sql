@@ -237,7 +237,7 @@ CREATE FUNCTION sentinai.rate_limit_explain(reason text, actor text) RETURNS voi
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT set_config('sentinai.change_reason', coalesce(reason, ''), true), set_config('sentinai.change_actor', coalesce(actor, ''), true)
+	SELECT sentinai.reason_check(reason), set_config('sentinai.change_reason', coalesce(reason, ''), true), set_config('sentinai.change_actor', coalesce(actor, ''), true)
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_explain(text, text) IS
 	'Internal: what the rows of rate_limit_history say that follow, until the calling function, which has SET both settings, returns.';

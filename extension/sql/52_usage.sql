@@ -435,6 +435,7 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = 'a correction needs a reason';
 	END IF;
+	PERFORM sentinai.reason_check($6);
 	-- usage_close() waits for those that are under way, and those that come wait for it.
 	LOCK TABLE sentinai.usage_closed IN ROW EXCLUSIVE MODE;
 	IF $4 < sentinai.usage_closed_until() THEN
@@ -461,7 +462,7 @@ CREATE FUNCTION sentinai.usage_close(until timestamptz, reason text DEFAULT NULL
 DECLARE
 	closed	timestamptz;
 BEGIN
-	PERFORM sentinai.check_read_committed('usage_close');
+	PERFORM sentinai.check_read_committed('usage_close'), sentinai.reason_check($2);
 	IF $1 IS NULL OR NOT isfinite($1) OR $1 <> date_trunc('day', $1, 'UTC') OR $1 > sentinai.usage_clock() THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN001',

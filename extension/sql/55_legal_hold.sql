@@ -169,10 +169,8 @@ BEGIN
 			ERRCODE = 'SN004',
 			MESSAGE = format('tenant %s does not exist', coalesce(quote_ident(left(tenant, 100)), 'NULL')),
 			HINT = 'SELECT * FROM sentinai.tenant_list() shows all tenants.';
-	ELSIF coalesce(btrim($2), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
-			HINT = format('SELECT sentinai.legal_hold_add(%L, ''why'')', tenant);
 	END IF;
+	PERFORM sentinai.reason_check($2, format('legal_hold_add(%L, ''why'')', tenant));
 	IF $3 IS NOT NULL THEN
 		from_time := sentinai.report_time(to_jsonb($3), 'from_date', false);
 	END IF;
@@ -201,10 +199,7 @@ CREATE FUNCTION sentinai.legal_hold_release(id bigint, reason text, actor text D
 DECLARE
 	hold	sentinai.legal_hold;
 BEGIN
-	IF coalesce(btrim($2), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
-			HINT = format('SELECT sentinai.legal_hold_release(%s, ''why'')', coalesce($1::text, 'NULL'));
-	END IF;
+	PERFORM sentinai.reason_check($2, format('legal_hold_release(%s, ''why'')', coalesce($1::text, 'NULL')));
 	SELECT * INTO hold FROM sentinai.legal_hold h WHERE h.id = $1 AND sentinai.tenant_visible(h.tenant_id) FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no legal hold %s', coalesce($1::text, 'NULL')),

@@ -981,10 +981,11 @@ CREATE FUNCTION sentinai.report_note(report sentinai.audit_report, action text, 
 	LANGUAGE sql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
+	SELECT sentinai.reason_check($3);
 	INSERT INTO sentinai.report_history (report_id, tenant_id, action, reason, actor)
 	VALUES (($1).id, ($1).tenant_id, $2, $3, coalesce($4, sentinai.caller_role()))
 $$;
-COMMENT ON FUNCTION sentinai.report_note(sentinai.audit_report, text, text, text) IS 'Internal: a row of report_history.';
+COMMENT ON FUNCTION sentinai.report_note(sentinai.audit_report, text, text, text) IS 'Internal: a row of report_history. Error: SN001 (the reason is too long).';
 
 CREATE FUNCTION sentinai.report_cancel(id text, reason text DEFAULT NULL, actor text DEFAULT NULL) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -1037,10 +1038,8 @@ CREATE FUNCTION sentinai.report_hold(id text, reason text, actor text DEFAULT NU
 DECLARE
 	report	sentinai.audit_report := sentinai.report_lock($1);
 BEGIN
-	IF coalesce(btrim($2), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
-			HINT = format('SELECT sentinai.report_hold(%L, ''why'')', $1);
-	ELSIF report.status = 'expired' THEN
+	PERFORM sentinai.reason_check($2, format('report_hold(%L, ''why'')', $1));
+	IF report.status = 'expired' THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN072', MESSAGE = format('report %s has expired', $1), DETAIL = 'There is nothing left to hold.';
 	END IF;
 	PERFORM sentinai.report_note(report, 'hold', $2, $3);
@@ -1062,10 +1061,7 @@ DECLARE
 	hold	bigint;
 	report	sentinai.audit_report := sentinai.report_lock($1);
 BEGIN
-	IF coalesce(btrim($2), '') = '' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'a reason is required',
-			HINT = format('SELECT sentinai.report_release(%L, ''why'')', $1);
-	END IF;
+	PERFORM sentinai.reason_check($2, format('report_release(%L, ''why'')', $1));
 	SELECT h.id INTO hold FROM sentinai.legal_hold h WHERE h.report_id = report.id AND h.released_at IS NULL;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN010', MESSAGE = format('report %s is under no legal hold of its own', $1),

@@ -518,6 +518,7 @@ CREATE FUNCTION sentinai.subject_erase_check(tenant_id text, key text, reason te
 DECLARE
 	why	text;
 BEGIN
+	PERFORM sentinai.reason_check($3);
 	IF coalesce($2, '') = '' OR coalesce($3, '') = '' THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN001', MESSAGE = 'an erasure needs a key and a reason',
 			HINT = 'SELECT * FROM sentinai.subject_erase(''TENANT_001'', ''EXC_001'', ''asked for by letter of ...'')';

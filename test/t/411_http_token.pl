@@ -126,7 +126,8 @@ subtest 'who it is' => sub {
 	is($said->('x' x 255), 200, 'a sub of 255 bytes');
 	is($said->("\x{fc}" x 127), 200, 'of 254, whatever JSON makes of them');
 	is($said->(undef), 200, 'null is none');
-	is($said->($_), 403, 'one that no history could have: ' . substr($json->encode($_), 0, 20)) for 'x' x 256, "\x{fc}" x 128, 7, JSON::PP::true, ['ann'], { name => 'ann' };
+	is($said->($_), 403, 'one that no history could have') for 'x' x 256, "\x{fc}" x 128;
+	like($said->($_), qr/^40[13]$/, 'no text, by PostgREST or by us: ' . $json->encode($_)) for 7, JSON::PP::true, ['ann'], { name => 'ann' };
 	is(asks(token => signed({ %good, role => 'sentinai_admin', sub => 'x' x 256 }), path => '/health'), 403, 'an admin\'s neither, whatever is asked');
 	my $late = $h->put('/admin/rate-limits/TENANT_001', token => signed({ %good, role => 'sentinai_admin', sub => "\x{fc}" x 127 }),
 		body => { limit_type => 'api_requests', limit_value => 100000 });
