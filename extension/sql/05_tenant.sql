@@ -147,6 +147,7 @@ COMMENT ON FUNCTION sentinai.tenant_release(text) IS
 CREATE FUNCTION sentinai.tenant_suspend(tenant_id text, reason text DEFAULT NULL)
 	RETURNS void
 	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
 AS $$ SELECT sentinai.tenant_set_status($1, 'suspended', $2) $$;
 COMMENT ON FUNCTION sentinai.tenant_suspend(text, text) IS
 	'From the next batch on the tenant''s events wait in event_pending, until tenant_resume. Errors: SN004, SN010 (is archived).';

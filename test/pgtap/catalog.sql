@@ -3,7 +3,7 @@
 \pset format unaligned
 \pset tuples_only on
 BEGIN;
-SELECT plan(34);
+SELECT plan(45);
 
 -- With partitions, which are made at run time and are no members of the extension.
 SELECT tenant_add('CATALOG') AS ignored \gset
@@ -63,7 +63,8 @@ SELECT is_empty($$
 		SELECT c.oid::regclass || '.' || a.attname, (aclexplode(a.attacl)).*
 		  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid
 		UNION ALL
-		SELECT signature::text, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).* FROM routine
+		SELECT p.oid::regprocedure::text, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).*
+		  FROM pg_proc p WHERE p.pronamespace IN ('sentinai'::regnamespace, 'sentinai_api'::regnamespace)
 		UNION ALL
 		SELECT t.oid::regtype::text, (aclexplode(coalesce(t.typacl, acldefault('T', t.typowner)))).*
 		  FROM pg_type t JOIN member m ON m.objid = t.oid AND m.classid = 'pg_type'::regclass
@@ -80,8 +81,14 @@ SELECT is_empty($$
 	   AND NOT EXISTS (SELECT FROM unnest(proconfig) s WHERE s ~ '^search_path=pg_catalog,( "?sentinai"?,)? "?pg_temp"?$')
 $$, 'SECURITY DEFINER functions have search_path = pg_catalog, sentinai, pg_temp');
 
+-- What runs as its caller is inlined, or keeps the caller's path on purpose; it names the schema of all that it calls.
+SELECT set_eq($$
+	SELECT proname::text FROM routine WHERE lanname IN ('sql', 'plpgsql') AND NOT EXISTS (SELECT FROM unnest(proconfig) s WHERE s LIKE 'search_path=%')
+$$, ARRAY['audit_exceptions', 'audit_sla', 'event_id_new', 'report_type_add', 'usage_bucket', 'usage_csv_field'],
+	'other functions in SQL and PL/pgSQL have a search_path of their own, but for these');
+
 SELECT is_empty($$
-	SELECT signature FROM routine WHERE prosecdef AND prosrc ~* '\m(current_user|current_role)\M'
+	SELECT signature FROM routine WHERE prosecdef AND (prosrc ~* '\m(current_user|current_role)\M' OR prosrc ~* '[^''"._[:alnum:]]user\M[^''"]')
 $$, 'SECURITY DEFINER functions do not ask current_user, which is their owner');
 
 SELECT is_empty($$
@@ -91,6 +98,32 @@ $$, 'nor what their owner is a member of, or may do');
 SELECT is_empty($$
 	SELECT signature FROM routine WHERE prosrc ~ 'request\.jwt'
 $$, 'nothing but caller.c reads a token''s claims, which anybody may set');
+
+SELECT set_eq($$ SELECT signature::text FROM routine WHERE prosecdef AND pronamespace = 'sentinai_api'::regnamespace $$,
+	ARRAY['sentinai_api.health()', 'sentinai_api.health_db()', 'sentinai_api.health_workers()', 'sentinai_api.metrics()', 'sentinai_api.report_download_by_token(jsonb)'],
+	'HTTP: who calls has its own rights, but for what needs none');
+
+SELECT set_eq($$ SELECT signature::text FROM routine, aclexplode(proacl) g WHERE g.grantee = 'sentinai_anon'::regrole $$,
+	ARRAY['sentinai_api.health()', 'sentinai_api.health_db()', 'sentinai_api.health_workers()', 'sentinai_api.metrics()', 'sentinai_api.report_download_by_token(jsonb)',
+		  'health()', 'health_db()', 'health_workers()', 'metrics()', 'sentinai.version()', 'api_pre_request()', 'caller_role()', 'caller_identity()',
+		  'current_tenant()', 'caller_sees_all()', 'caller_names_tenants()', 'tenant_check(text)', 'tenant_visible(text)'],
+	'without a token one learns how it is, and no more');
+
+SELECT is_empty($$
+	SELECT p.oid::regprocedure FROM pg_proc p
+	 WHERE p.pronamespace IN ('sentinai'::regnamespace, 'sentinai_api'::regnamespace) AND p.oid NOT IN (SELECT oid FROM routine)
+$$, 'every function in our schemas belongs to the extension');
+
+SELECT is_empty($$
+	SELECT oid::regclass::text FROM relation WHERE relowner <> (SELECT extowner FROM pg_extension WHERE extname = 'sentinai')
+	UNION ALL SELECT signature::text FROM routine WHERE proowner <> (SELECT extowner FROM pg_extension WHERE extname = 'sentinai')
+$$, 'all is the extension''s owner''s, whom no table is kept from and every function runs as');
+
+SELECT is_empty($$ SELECT signature FROM routine WHERE proleakproof $$, 'no function comes before a policy');
+
+SELECT is_empty($$
+	SELECT signature FROM routine WHERE lanname = 'c' AND proparallel = 's' AND proname ~ '^(caller|current|tenant)_'
+$$, 'who asks is not asked in a parallel worker, which doesn''t know what is held in C');
 
 SELECT set_eq($$
 	SELECT signature::text, g.grantee::regrole::text FROM routine, aclexplode(proacl) g WHERE prorettype = 'trigger'::regtype AND g.grantee <> proowner
@@ -106,10 +139,10 @@ $$, 'every table with a tenant, and every partition, has row security');
 SELECT is_empty($$
 	SELECT c.oid::regclass, (SELECT array_agg(p.polname) FROM pg_policy p WHERE p.polrelid = c.oid) FROM relation c
 	 WHERE c.relrowsecurity
-	   AND NOT (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant' AND p.polcmd = '*' AND p.polroles = '{0}'
+	   AND NOT (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant' AND p.polpermissive AND p.polcmd = '*' AND p.polroles = '{0}'
 							AND pg_get_expr(p.polqual, p.polrelid) ~ '^\(tenant_id = \( SELECT (sentinai\.)?current_tenant\(\) AS current_tenant\)\)$'
 							AND p.polwithcheck IS NULL)
-				AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'every_tenant'
+				AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'every_tenant' AND p.polpermissive AND p.polcmd = '*'
 							AND (SELECT array_agg(r::regrole::text ORDER BY r::regrole::text) FROM unnest(p.polroles) r) = '{sentinai_admin,sentinai_handler,sentinai_platform}'))
 $$, 'a tenant has its own rows, asked for once a statement; the admin and handlers of all tenants have all');
 
@@ -132,21 +165,46 @@ $$, ARRAY['dedupe_generation', 'dedupe_state', 'error_class_override', 'event_ty
 	'of what has no tenant these are for others than the admin, and nothing in them is a tenant''s');
 
 SELECT is_empty($$
+	SELECT g.grantee::regrole, g.privilege_type FROM (SELECT relacl AS acl, relowner AS owner FROM relation UNION ALL SELECT proacl, proowner FROM routine
+		UNION ALL SELECT a.attacl, r.relowner FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid) o, aclexplode(o.acl) g
+	 WHERE g.grantee <> o.owner AND g.is_grantable
+$$, 'nobody passes rights on');
+
+SELECT is_empty($$
 	SELECT c.oid::regclass, g.grantee::regrole, g.privilege_type FROM relation c, aclexplode(c.relacl) g
 	 WHERE g.grantee <> c.relowner AND (g.privilege_type IN ('TRIGGER', 'REFERENCES')
-			OR (g.privilege_type = 'TRUNCATE' AND g.grantee <> 'sentinai_admin'::regrole) OR g.is_grantable)
-$$, 'TRUNCATE, which row security doesn''t hold back, is the admin''s; nobody but the owner hangs code on our tables, or passes rights on');
+			OR (g.privilege_type = 'TRUNCATE' AND g.grantee <> 'sentinai_admin'::regrole))
+$$, 'TRUNCATE, which row security doesn''t hold back, is the admin''s; nobody but the owner hangs code on our tables');
 
 SELECT is_empty($$
 	SELECT c.oid::regclass FROM relation c
 	 WHERE c.relkind = 'v' AND NOT coalesce(c.reloptions && ARRAY['security_invoker=true', 'security_invoker=on', 'security_invoker=1'], false)
 $$, 'views run with the rights of who reads them');
 
+SELECT is_empty($$
+	SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace IN ('sentinai'::regnamespace, 'sentinai_api'::regnamespace) AND c.relkind IN ('m', 'f')
+$$, 'there is nothing that row security doesn''t apply to');
+
+-- An error about a key, or a foreign key, tells whether it is there. Ids are given by the database; a report can be held by who sees it.
+SELECT set_eq($$
+	SELECT i.indexrelid::regclass::text FROM pg_index i
+	 WHERE i.indisunique AND i.indrelid IN (SELECT oid FROM relation)
+	   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attname = 'tenant_id')
+	   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attname = 'tenant_id' AND a.attnum = ANY (i.indkey))
+	   AND pg_get_indexdef(i.indexrelid) !~ '\((id|seq|report_id)\)$'
+	UNION ALL SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND connamespace = 'sentinai'::regnamespace
+$$, ARRAY['legal_hold_report', 'report_chunk_report_id_fkey'], 'what tenants choose is unique for a tenant, and refers to nobody else''s');
+
 SELECT is(
 	(SELECT string_agg(rolname, ' ' ORDER BY rolname COLLATE "C") FROM pg_roles
 	  WHERE rolname ~ '^sentinai_' AND NOT (rolcanlogin OR rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb)),
 	'sentinai_admin sentinai_anon sentinai_handler sentinai_operator sentinai_payload sentinai_platform sentinai_tenant_handler sentinai_viewer sentinai_worker',
 	'the roles are there, and none of them is more than a role');
+
+SELECT set_eq($$
+	SELECT m.member::regrole::text || ' is a ' || m.roleid::regrole FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname ~ '^sentinai_'
+$$, ARRAY['sentinai_operator is a sentinai_viewer', 'sentinai_admin is a sentinai_operator', 'sentinai_admin is a sentinai_payload'],
+	'and what one is besides');
 
 SELECT is_empty($$
 	SELECT c.oid::regclass, g.grantee::regrole, g.privilege_type
@@ -182,6 +240,10 @@ $$, ARRAY['emit', 'fail', 'version', 'idempotency_begin', 'idempotency_complete'
 	'a handler may call emit, fail and what keeps its work from happening twice, ask about limits, and count usage');
 
 SELECT is_empty($$
+	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
+	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) g
+	 WHERE a.attname = 'metadata' AND c.relname <> 'tenant'
+	UNION ALL
 	SELECT c.oid::regclass || '.' || a.attname, g.grantee::regrole
 	  FROM relation c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) g
 	 WHERE a.attname IN ('payload', 'payload_raw', 'event_metadata', 'record_key', 'record_headers', 'record_value', 'response',
