@@ -636,7 +636,8 @@ CREATE FUNCTION sentinai.report_url(report sentinai.audit_report) RETURNS text
 	AS $$ SELECT CASE WHEN ($1).status = 'completed' THEN format('/audit/reports/%s/download?tenant_id=%s', ($1).id, ($1).tenant_id) END $$;
 COMMENT ON FUNCTION sentinai.report_url(sentinai.audit_report) IS 'Internal: where a completed report is downloaded from; NULL: it is not completed.';
 
-CREATE FUNCTION sentinai.report_list(tenant_id text, status text DEFAULT NULL, page integer DEFAULT 1, page_size integer DEFAULT 50)
+CREATE FUNCTION sentinai.report_list(tenant_id text, status text DEFAULT NULL, page integer DEFAULT 1, page_size integer DEFAULT 50,
+		after_created_at timestamptz DEFAULT NULL, after_id text DEFAULT NULL)
 	RETURNS TABLE (id text, tenant_id text, report_type text, title text, status text, format text, parameters jsonb,
 				   file_size_bytes bigint, row_count bigint, download_url text, download_expires_at timestamptz,
 				   error_message text, requested_by text, started_at timestamptz, completed_at timestamptz,
@@ -646,14 +647,15 @@ CREATE FUNCTION sentinai.report_list(tenant_id text, status text DEFAULT NULL, p
 	AS $$
 	SELECT r.id, r.tenant_id, r.report_type, r.title, r.status, r.format, r.parameters, r.file_size_bytes, r.row_count,
 		   sentinai.report_url(r), r.download_expires_at, r.error_message, r.requested_by, r.started_at, r.completed_at,
-		   r.created_at, count(*) OVER ()
+		   r.created_at, (SELECT count(*) FROM sentinai.audit_report c WHERE c.tenant_id = $1 AND ($2 IS NULL OR c.status = $2))
 	  FROM sentinai.audit_report r
 	 WHERE r.tenant_id = $1 AND ($2 IS NULL OR r.status = $2)
+	   AND ($5 IS NULL OR (r.created_at, r.id) < ($5, coalesce($6, '')))
 	 ORDER BY r.created_at DESC, r.id DESC
 	OFFSET CASE WHEN sentinai.report_list_check($1, $2, $3, $4) THEN ($3 - 1)::bigint * $4 END LIMIT $4
 $$;
-COMMENT ON FUNCTION sentinai.report_list(text, text, integer, integer) IS
-	'The reports of a tenant, newest first, a page of page_size (1 to 1000); status: only those. total: how many there are on all pages. Errors: 42501, SN001.';
+COMMENT ON FUNCTION sentinai.report_list(text, text, integer, integer, timestamptz, text) IS
+	'The reports of a tenant, newest first, a page of page_size (1 to 1000); status: only those. after_created_at, after_id: of the last report that was seen, behind which page 1 begins. total: how many there are on all pages. Errors: 42501, SN001.';
 
 CREATE FUNCTION sentinai.report_status(id text, tenant_id text DEFAULT NULL)
 	RETURNS TABLE (id text, tenant_id text, report_type text, title text, status text, format text, parameters jsonb,

@@ -189,7 +189,7 @@ CREATE FUNCTION sentinai.api_after(p_after text, OUT at timestamptz, OUT id text
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	part	text[] := regexp_match($1, '^(\d{4,6}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_(.{1,255})$');
+	part	text[] := regexp_match($1, '^(\d{4,6}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_(.+)$');
 BEGIN
 	IF part IS NULL AND $1 IS NOT NULL THEN
 		PERFORM sentinai.api_wrong('after', to_jsonb($1), 'the next_after of the page before');
@@ -207,6 +207,24 @@ CREATE FUNCTION sentinai.api_cursor(at timestamptz, id text) RETURNS text
 	SET search_path = pg_catalog, pg_temp
 	AS $$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '_' || $2 $$;
 COMMENT ON FUNCTION sentinai.api_cursor(timestamptz, text) IS 'What api_after() reads: next_after of a page whose last row this is.';
+
+CREATE FUNCTION sentinai.api_slice(items json[], keys text[], p_limit integer, p_offset integer, p_after text, OUT page json, OUT total bigint, OUT next_after text)
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	PERFORM sentinai.api_page($3, $4), sentinai.api_after($5);
+	SELECT coalesce(json_agg(i.item ORDER BY i.n) FILTER (WHERE i.n <= $3), '[]'), CASE WHEN count(*) > $3 THEN max(i.key) FILTER (WHERE i.n = $3) END
+	  INTO page, next_after
+	  FROM (SELECT u.item, u.key, row_number() OVER (ORDER BY u.key COLLATE "C") - $4 AS n
+			  FROM unnest($1, $2) AS u (item, key)
+			 WHERE $5 IS NULL OR u.key COLLATE "C" > $5) i
+	 WHERE i.n > 0;
+	total := coalesce(cardinality($1), 0);
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_slice(json[], text[], integer, integer, text) IS
+	'A page of a list that was read whole, in the order of keys, each made by api_cursor(). next_after: of the page''s last item, where more follow. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_list(items json) RETURNS json
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE

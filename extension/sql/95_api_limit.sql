@@ -134,27 +134,27 @@ COMMENT ON FUNCTION sentinai_api.usage_summary(text, text, timestamptz) IS
 	E'What a tenant has used in a day, week or month\nIn UTC, up to now; at is a time in it. Answers {tenant_id, period, period_start, period_end, totals, by_resource}.';
 
 CREATE FUNCTION sentinai_api.usage_details(tenant_id text DEFAULT NULL, metric_type text DEFAULT NULL, from_date timestamptz DEFAULT NULL,
-		to_date timestamptz DEFAULT NULL, granularity text DEFAULT 'hour', p_limit integer DEFAULT 100, p_offset integer DEFAULT 0) RETURNS json
+		to_date timestamptz DEFAULT NULL, granularity text DEFAULT 'hour', p_limit integer DEFAULT 100, p_offset integer DEFAULT 0,
+		p_after text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
 	tenant	text := sentinai.api_tenant($1);
 	ends	timestamptz := coalesce($4, now());
-	items	json;
-	total	bigint;
+	items	json[];
+	keys	text[];
 BEGIN
-	PERFORM sentinai.api_page($6, $7);
-	SELECT coalesce(json_agg(json_build_object('metric_type', d.metric, 'resource', d.resource, 'period_start', d.period_start, 'level', d.level,
-											   'quantity', d.quantity) ORDER BY d.n) FILTER (WHERE d.n > $7 AND d.n <= $7::bigint + $6), '[]'), count(*)
-	  INTO items, total
-	  FROM sentinai.usage_details(tenant, $2, coalesce($3, ends - interval '1 day'), ends, $5)
-		   WITH ORDINALITY AS d (metric, resource, period_start, level, quantity, n);
-	RETURN json_build_object('tenant_id', tenant, 'items', items, 'total', total, 'limit', $6, 'offset', $7);
+	SELECT array_agg(json_build_object('metric_type', d.metric, 'resource', d.resource, 'period_start', d.period_start, 'level', d.level, 'quantity', d.quantity)),
+		   array_agg(sentinai.api_cursor(d.period_start, concat_ws('_', d.metric, d.resource, d.level)))
+	  INTO items, keys
+	  FROM sentinai.usage_details(tenant, $2, coalesce($3, ends - interval '1 day'), ends, $5) d;
+	RETURN (SELECT json_build_object('tenant_id', tenant, 'items', s.page, 'total', s.total, 'limit', $6, 'offset', $7, 'next_after', s.next_after)
+			  FROM sentinai.api_slice(items, keys, $6, $7, $8) s);
 END
 $$;
-COMMENT ON FUNCTION sentinai_api.usage_details(text, text, timestamptz, timestamptz, text, integer, integer) IS
-	E'Usage by resource and time\nmetric_type: api_calls, exceptions, tool_executions, events or storage, all where it is missing. From from_date (a day before to_date) until before to_date (now), by minute, hour or day. Answers {tenant_id, items: [{metric_type, resource, period_start, level, quantity}], total, limit, offset}.';
+COMMENT ON FUNCTION sentinai_api.usage_details(text, text, timestamptz, timestamptz, text, integer, integer, text) IS
+	E'Usage by resource and time\nmetric_type: api_calls, exceptions, tool_executions, events or storage, all where it is missing. From from_date (a day before to_date) until before to_date (now), by minute, hour or day; in order of time. p_after, the next_after of the page before, goes on behind it. Answers {tenant_id, items: [{metric_type, resource, period_start, level, quantity}], total, limit, offset, next_after}.';
 
 CREATE FUNCTION sentinai_api.usage_export(tenant_id text DEFAULT NULL, from_date timestamptz DEFAULT NULL, to_date timestamptz DEFAULT NULL,
 		format text DEFAULT 'csv', granularity text DEFAULT 'hour') RETURNS sentinai_api."*/*"

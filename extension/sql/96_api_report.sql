@@ -13,28 +13,33 @@ CREATE FUNCTION sentinai.api_report(report jsonb) RETURNS json
 $$;
 COMMENT ON FUNCTION sentinai.api_report(jsonb) IS 'Internal: a row of report_list() or report_status() as HTTP shows it.';
 
-CREATE FUNCTION sentinai_api.report_list(tenant_id text DEFAULT NULL, status text DEFAULT NULL, page integer DEFAULT 1, page_size integer DEFAULT 50) RETURNS json
+CREATE FUNCTION sentinai_api.report_list(tenant_id text DEFAULT NULL, status text DEFAULT NULL, page integer DEFAULT 1, page_size integer DEFAULT 50,
+		p_after text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	tenant	text := sentinai.api_tenant($1);
-	items	json;
-	total	bigint;
+	tenant		text := sentinai.api_tenant($1);
+	place		record := sentinai.api_after($5);
+	items		json;
+	last_item	text;
+	total		bigint;
 BEGIN
 	SELECT coalesce(json_agg(sentinai.api_report(to_jsonb(l)) ORDER BY l.created_at DESC, l.id DESC), '[]'), max(l.total) INTO items, total
-	  FROM sentinai.report_list(tenant, $2, $3, $4) l;
-	IF total IS NULL AND $3 > 1 THEN
+	  FROM sentinai.report_list(tenant, $2, $3, $4, place.at, place.id) l;
+	IF total IS NULL THEN
 		-- The page is behind the last one.
 		SELECT max(l.total) INTO total FROM sentinai.report_list(tenant, $2, 1, 1) l;
+	ELSIF json_array_length(items) = $4 THEN
+		last_item := sentinai.api_cursor((items->-1->>'created_at')::timestamptz, items->-1->>'id');
 	END IF;
 	RETURN json_build_object('items', items, 'total', coalesce(total, 0), 'page', $3, 'page_size', $4,
-							 'total_pages', ceil(coalesce(total, 0)::numeric / $4)::bigint);
+							 'total_pages', ceil(coalesce(total, 0)::numeric / $4)::bigint, 'next_after', last_item);
 END
 $$;
-COMMENT ON FUNCTION sentinai_api.report_list(text, text, integer, integer) IS
-	E'The reports of a tenant, the newest first\nOf a status (pending, generating, completed, failed, expired) or all; page counts from 1, page_size is 1 to 1000. Answers {items, total, page, page_size, total_pages}.';
+COMMENT ON FUNCTION sentinai_api.report_list(text, text, integer, integer, text) IS
+	E'The reports of a tenant, the newest first\nOf a status (pending, generating, completed, failed, expired) or all; page counts from 1, page_size is 1 to 1000; p_after, the next_after of the page before, goes on behind it and costs the same on every page. Answers {items, total, page, page_size, total_pages, next_after}.';
 
 CREATE FUNCTION sentinai_api.report_stats(tenant_id text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE

@@ -109,28 +109,30 @@ $$;
 COMMENT ON FUNCTION sentinai_api.exception_trace(text, text) IS
 	E'What happened to the events of an exception\nIn time order: arrived, handled, waits, dead letters and each step of their lives. Answers {tenant_id, exception_id, items, total}.';
 
-CREATE FUNCTION sentinai_api.exception_events(exception_id text, tenant_id text DEFAULT NULL, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0) RETURNS json
+CREATE FUNCTION sentinai_api.exception_events(exception_id text, tenant_id text DEFAULT NULL, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0,
+		p_after text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	id		text;
-	items	json;
-	total	bigint;
+	id		text := sentinai.api_path_id($1);
+	items	json[];
+	keys	text[];
 BEGIN
-	PERFORM sentinai.api_page($3, $4);
-	id := sentinai.api_path_id($1);
-	SELECT coalesce(json_agg(e.event ORDER BY e.n) FILTER (WHERE e.n > $4 AND e.n <= $4::bigint + $3), '[]'), count(*) INTO items, total
-	  FROM (SELECT row_to_json(x) AS event, row_number() OVER () AS n
-			  FROM sentinai.exception_events(id, sentinai.tenant_check($2)) x) e;
-	IF total = 0 THEN
+	SELECT array_agg(row_to_json(e)),
+		   -- Those of one moment, of one batch too, as they lie in Kafka.
+		   array_agg(sentinai.api_cursor(e."timestamp", concat_ws('_', sentinai.api_cursor(e.created_at, coalesce(lpad(e.kafka_offset::text, 19, '0'), '~')), e.event_id, e.tenant_id)))
+	  INTO items, keys
+	  FROM sentinai.exception_events(id, sentinai.tenant_check($2)) e;
+	IF items IS NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No event of it has been seen.';
 	END IF;
-	RETURN json_build_object('exception_id', id, 'items', items, 'total', total, 'limit', $3, 'offset', $4);
+	RETURN (SELECT json_build_object('exception_id', id, 'items', s.page, 'total', s.total, 'limit', $3, 'offset', $4, 'next_after', s.next_after)
+			  FROM sentinai.api_slice(items, keys, $3, $4, $5) s);
 END
 $$;
-COMMENT ON FUNCTION sentinai_api.exception_events(text, text, integer, integer) IS
-	E'The events of an exception\nBy the time they happened. payload and metadata are null for who is not a member of sentinai_payload. Answers {exception_id, items, total, limit, offset}.';
+COMMENT ON FUNCTION sentinai_api.exception_events(text, text, integer, integer, text) IS
+	E'The events of an exception\nBy the time they happened. payload and metadata are null for who is not a member of sentinai_payload. p_after, the next_after of the page before, goes on behind it. Answers {exception_id, items, total, limit, offset, next_after}.';
 
 CREATE FUNCTION sentinai_api.event_why(event_id text, tenant_id text DEFAULT NULL, worker_type text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE

@@ -40,7 +40,7 @@ BEGIN
 			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token']),
 			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_request_header',
 				'api_header', 'api_answer', 'api_decode', 'api_encode', 'api_path_id', 'api_args', 'api_wrong', 'api_tenant', 'api_text',
-				'api_bigint', 'api_boolean', 'api_page', 'api_list', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_report', 'api_file', 'report_content_type']),
+				'api_bigint', 'api_boolean', 'api_page', 'api_list', 'api_slice', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_report', 'api_file', 'report_content_type']),
 			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',
 				'dlq_history', 'dlq_groups', 'rate_limits_get', 'rate_limits_usage', 'usage_summary', 'usage_details', 'usage_export',
 				'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_download_head',

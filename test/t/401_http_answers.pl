@@ -9,7 +9,7 @@ use IO::Uncompress::Gunzip qw(gunzip);
 my $t = Sentinai::Test->new(settings => 'sentinai.maintenance_interval = 50ms');
 $t->sql(<<'SQL');
 SET search_path = sentinai, public;
-SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED'), tenant_add('KEYS');
+SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED'), tenant_add('KEYS'), tenant_add('PAGES');
 INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, exception_id, worker_type, step, error_type, error_message,
 							   fingerprint, original_topic, original_partition, original_offset, payload, payload_raw, created_at)
 SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 45 THEN '' WHEN n > 40 THEN 'TENANT_002' ELSE 'TENANT_001' END, 'EXC_' || n, 'intake', 'handle',
@@ -41,6 +41,9 @@ my @bad = (
 	[ GET => '/ops/dlq?offset=-1', undef, 422 ],
 	[ GET => '/ops/dlq?order=sideways', undef, 422 ],
 	[ GET => '/ops/dlq?after=yesterday', undef, 422 ],
+	[ GET => '/audit/reports?after=yesterday', undef, 422 ],
+	[ GET => '/usage/details?after=yesterday', undef, 422 ],
+	[ GET => '/api/exceptions/EXC_1/events?after=yesterday', undef, 404 ],
 	[ GET => '/ops/dlq?after=2025-13-45T99:99:99.000000Z_1', undef, 422 ],
 	[ GET => '/ops/dlq?after=2025-01-01T00:00:00.000000Z_x', undef, 422 ],
 	[ GET => "/ops/dlq?status=%27%3B--", undef, 422 ],
@@ -223,6 +226,48 @@ is("@seen", $t->sql("SELECT string_agg(id::text, ' ' ORDER BY created_at DESC, i
 is_deeply([ map { $h->get("/ops/dlq?limit=1&count=$_", token => $operator)->{json}{total_relation} // 'none' } 'exact', 'some' ], [ 'eq', 'none' ], 'count=exact counts, and no other word');
 my @offset = map { map { $_->{id} } @{ $h->get("/ops/dlq?limit=13&order=asc&offset=$_", token => $operator)->{json}{items} } } 0, 13, 26, 39, 52;
 is("@offset", join(' ', reverse @seen), 'the same by offset, from the other end');
+
+# The other lists that have a next_after: pages of one and of three have the same items as one page of all, in its order,
+# those of one moment too; by offset they are the same.
+$t->sql(<<'SQL');
+SET search_path = sentinai, public;
+INSERT INTO event_log (tenant_id, event_id, event_type, exception_id, "timestamp", payload, version, topic, partition, kafka_offset, created_at)
+SELECT 'TENANT_001', 'P/' || n, 'ExceptionIngested', 'PAGES', '2025-01-01 00:00:00.5+00'::timestamptz + n / 4 * interval '1 s', '{}', 1, 'exceptions', 0,
+	   CASE WHEN n <> 7 THEN 100 - n END, now()
+  FROM generate_series(1, 11) n;
+INSERT INTO audit_report (id, tenant_id, report_type, title, format, parameters, status, requested_by, requested_role, created_at, bound_at, period_from, period_to)
+SELECT gen_random_uuid(), 'PAGES', 'exception_activity', n, 'csv', '{}', 'failed', 'x', 'x', '2025-01-01 00:00:00+00'::timestamptz + n / 4 * interval '1 s',
+	   now(), '2025-01-01', '2025-01-02'
+  FROM generate_series(1, 11) n;
+SELECT count(usage_correct('PAGES', 'tool_executions', 'tool/' || n % 7, now() - n / 2 * interval '1 hour', 1, 'test')) FROM generate_series(1, 11) n;
+SQL
+my $pages = $h->token('sentinai_operator', 'PAGES');
+my $names = sub { map { join ' ', grep { defined } @$_{qw(event_id id period_start resource)} } @{ $_[0]{items} } };
+for my $case (
+	[ '/api/exceptions/PAGES/events?tenant_id=TENANT_001', $operator, 'limit' ], [ '/audit/reports?tenant_id=PAGES', $pages, 'page_size' ],
+	[ '/usage/details?metric_type=tool_executions', $pages, 'limit' ])
+{
+	my ($path, $token, $size) = @$case;
+	my $whole = $h->get("$path&$size=1000", token => $token)->{json};
+	my @all = $names->($whole);
+	is($whole->{next_after}, undef, "$path: the last page has no next_after");
+	cmp_ok(scalar @all, '>=', 11, "$path: has items");
+	for my $n (1, 3)
+	{
+		my (@seen, $after);
+		do
+		{
+			my $p = $h->get("$path&$size=$n" . (defined $after ? '&after=' . $after =~ s/([^A-Za-z0-9_.~-])/sprintf '%%%02X', ord $1/ger : ''), token => $token)->{json};
+			push @seen, $names->($p);
+			is($p->{total}, scalar @all, "$path: and how many there are") if @seen <= $n;
+			$after = $p->{next_after};
+		} while (defined $after && @seen <= @all);
+		is("@seen", "@all", "$path: each once, by pages of $n");
+	}
+	is(($names->($h->get($path . ($size eq 'limit' ? '&limit=2&offset=4' : '&page=3&page_size=2'), token => $token)->{json}))[0], $all[4], "$path: the same by offset");
+}
+is(join(' ', $names->($h->get('/api/exceptions/PAGES/events', token => $operator)->{json})), 'P/3 P/2 P/1 P/6 P/5 P/4 P/7 P/11 P/10 P/9 P/8',
+	'events of one moment as they lie in Kafka');
 
 # ---------------------------------------------------------------- the limit
 
