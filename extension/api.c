@@ -14,8 +14,10 @@
  */
 #include "sentinai.h"
 
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "api.h"
 #include "caller.h"
@@ -46,13 +48,26 @@ seconds_until(TimestampTz at)
 	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 0);
 }
 
-/* What the call is counted as: "GET /rpc/dlq_list". */
+/* PostgREST asks the database for a list of any name, and only then learns that there is none. */
+static bool
+path_is_known(const char *path)
+{
+	Oid schema = get_namespace_oid("sentinai_api", true);
+
+	return strchr(path + 1, '/') != NULL || (OidIsValid(schema) && OidIsValid(get_relname_relid(path + 1, schema)));
+}
+
+/* What the call is counted as: "GET /rpc/dlq_list". A resource is a row a minute: names that callers think of are one. */
 static char *
 resource_name(void)
 {
 	const char *method = GetConfigOption("request.method", true, false);
 	const char *path = GetConfigOption("request.path", true, false);
-	char *name = psprintf("%s%s%s", method ? method : "", method != NULL && path != NULL ? " " : "", path ? path : "");
+	char *name;
+
+	if (path != NULL && path[0] == '/' && path[1] != '\0' && !path_is_known(path))
+		path = "(unknown)";
+	name = psprintf("%s%s%s", method ? method : "", method != NULL && path != NULL ? " " : "", path ? path : "");
 
 	name[pg_mbcharcliplen(name, strlen(name), RESOURCE_MAX)] = '\0';
 	return name;

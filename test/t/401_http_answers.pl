@@ -304,6 +304,9 @@ my $second = $h->post('/audit/reports', token => $neighbour, body => $january);
 is_deeply([ $second->{status}, $second->{json}{limit_type} ], [ 429, 'report_generations' ], 'not two: the same answer');
 like($second->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'with Retry-After');
 $t->wait_for_sql(q{SELECT (sentinai.usage_summary('LIMITED', 'day')->'totals'->>'api_calls')::integer}, '9', name => 'calls are usage');
+is($h->get("/rest/$_", token => $neighbour)->{status}, 404, "/rest/$_: there is no such list") for qw(nonsense rubbish);
+$t->wait_for_sql(q{SELECT string_agg(DISTINCT resource, ' ') || ' ' || sum(quantity) FROM sentinai.usage_details('TENANT_002', 'api_calls', now() - interval '1 h', now() + interval '1 min')
+	WHERE resource !~ '^\w+ /rpc/[a-z_]+$'}, 'GET (unknown) 2', name => 'lists that are none are one resource, whatever they are called');
 
 # ---------------------------------------------------------------- the same event again
 
