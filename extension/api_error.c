@@ -196,7 +196,7 @@ seconds_until(Span time)
 	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 1);
 }
 
-/* nginx answers X-Sentinai-Limit as the body. */
+/* For X-Accel-Redirect nginx answers X-Sentinai-Limit as the body. */
 static void
 limit_headers_append(StringInfo out, const char *detail)
 {
@@ -214,6 +214,7 @@ limit_headers_append(StringInfo out, const char *detail)
 	header_append(out, "RateLimit-Policy",
 				  psprintf("\"%.*s\";q=%.*s;w=%d", SPAN(body.limit_type), SPAN(body.limit), atoi(window)));
 	header_append(out, "Cache-Control", "no-store");
+	header_append(out, "X-Accel-Redirect", "@limited");
 	header_append(out, "X-Sentinai-Limit",
 				  psprintf("{\"detail\": \"%.*s\", \"limit_type\": \"%.*s\", \"limit\": %.*s, \"current\": %.*s, "
 						   "\"reset_at\": \"%.*s\"}",

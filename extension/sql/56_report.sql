@@ -697,18 +697,18 @@ COMMENT ON FUNCTION sentinai.report_stats(text) IS 'How many reports a tenant ha
 -- ---- downloading ----
 
 -- A type of ours may be downloaded by whoever may see what is in it; a user's own type shows what the role that asked could see.
-CREATE FUNCTION sentinai.report_ready(id text, tenant_id text, how text, actor text, by_token boolean DEFAULT false) RETURNS sentinai.audit_report
-	LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION sentinai.report_check(id text, tenant_id text, by_token boolean DEFAULT false) RETURNS sentinai.audit_report
+	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 	#variable_conflict use_column
 DECLARE
-	report	sentinai.audit_report := sentinai.report_find($1, $2, $5);
+	report	sentinai.audit_report := sentinai.report_find($1, $2, $3);
 	caller	name := sentinai.caller_role();
 	type	sentinai.report_type;
 BEGIN
 	SELECT * INTO type FROM sentinai.report_type t WHERE t.report_type = report.report_type;
-	IF NOT $5 AND NOT pg_has_role(caller, 'sentinai_admin', 'MEMBER')
+	IF NOT $3 AND NOT pg_has_role(caller, 'sentinai_admin', 'MEMBER')
 	   AND (CASE WHEN type.builtin THEN type.has_payload AND NOT pg_has_role(caller, 'sentinai_payload', 'MEMBER')
 				 ELSE NOT EXISTS (SELECT FROM pg_roles o WHERE o.rolname = report.requested_role AND pg_has_role(caller, o.oid, 'MEMBER')) END)
 	THEN
@@ -729,12 +729,26 @@ BEGIN
 			DETAIL = format('It is %s', report.status) || coalesce(': ' || report.error_message, '') || '.',
 			HINT = format('SELECT * FROM sentinai.report_status(%L)', $1);
 	END IF;
+	RETURN report;
+END
+$$;
+COMMENT ON FUNCTION sentinai.report_check(text, text, boolean) IS
+	'Internal: a completed report that the caller may have (by_token: whose link says so). Errors: 42501, SN011, SN071 (not completed), SN072 (expired).';
+
+CREATE FUNCTION sentinai.report_ready(id text, tenant_id text, how text, actor text, by_token boolean DEFAULT false) RETURNS sentinai.audit_report
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	report	sentinai.audit_report := sentinai.report_check($1, $2, $5);
+BEGIN
 	INSERT INTO sentinai.report_history (report_id, tenant_id, action, actor) VALUES (report.id, report.tenant_id, $3, $4);
 	RETURN report;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_ready(text, text, text, text, boolean) IS
-	'Internal: a completed report that the caller may have (by_token: whose link says so), noted in report_history. Errors: 42501, SN011, SN071 (not completed), SN072 (expired).';
+	'Internal: what report_check() gives, noted in report_history.';
 
 CREATE FUNCTION sentinai.report_file_name(report sentinai.audit_report) RETURNS text
 	LANGUAGE sql IMMUTABLE
@@ -753,6 +767,15 @@ CREATE FUNCTION sentinai.report_content_type(format text) RETURNS text
 $$;
 COMMENT ON FUNCTION sentinai.report_content_type(text) IS 'Internal: the media type of a format.';
 
+CREATE FUNCTION sentinai.report_file(report sentinai.audit_report)
+	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text)
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT replace(sentinai.report_file_name($1), ':', ''), sentinai.report_content_type(($1).format), ($1).file_size_bytes, encode(($1).sha256, 'hex')
+$$;
+COMMENT ON FUNCTION sentinai.report_file(sentinai.audit_report) IS 'Internal: what a completed report is as a file.';
+
 CREATE FUNCTION sentinai.report_content(report sentinai.audit_report)
 	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text, content bytea)
 	LANGUAGE plpgsql STABLE
@@ -767,8 +790,8 @@ BEGIN
 			DETAIL = format('It has %s bytes.', $1.file_size_bytes),
 			HINT = format('SELECT data FROM sentinai.report_download_chunks(%L) gives it in pieces.', $1.id);
 	END IF;
-	RETURN QUERY SELECT replace(sentinai.report_file_name($1), ':', ''), sentinai.report_content_type($1.format), $1.file_size_bytes, encode($1.sha256, 'hex'),
-		coalesce((SELECT string_agg(c.data, '' ORDER BY c.n) FROM sentinai.report_chunk c WHERE c.report_id = $1.id), '');
+	RETURN QUERY SELECT f.*, coalesce((SELECT string_agg(c.data, '' ORDER BY c.n) FROM sentinai.report_chunk c WHERE c.report_id = $1.id), '')
+		FROM sentinai.report_file($1) f;
 END
 $$;
 COMMENT ON FUNCTION sentinai.report_content(sentinai.audit_report) IS 'Internal: a completed report as one value. Errors: 54000.';
@@ -780,6 +803,14 @@ CREATE FUNCTION sentinai.report_download(id text, tenant_id text DEFAULT NULL, a
 	AS $$ SELECT * FROM sentinai.report_content(sentinai.report_ready($1, $2, 'download', $3)) $$;
 COMMENT ON FUNCTION sentinai.report_download(text, text, text) IS
 	'A completed report whole (up to 500 MB), with a file name and its media type; actor: who downloads it, noted in report_history with the login. Errors: 42501 (not for this role), 54000 (too large), SN011, SN071 (not completed), SN072 (expired).';
+
+CREATE FUNCTION sentinai.report_download_head(id text, tenant_id text DEFAULT NULL)
+	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text)
+	LANGUAGE sql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$ SELECT * FROM sentinai.report_file(sentinai.report_check($1, $2)) $$;
+COMMENT ON FUNCTION sentinai.report_download_head(text, text) IS
+	'What report_download() would give, without the bytes; nothing is noted. Errors: those of report_download().';
 
 CREATE FUNCTION sentinai.report_download_chunks(id text, tenant_id text DEFAULT NULL, actor text DEFAULT NULL)
 	RETURNS TABLE (n integer, data bytea)
@@ -948,18 +979,18 @@ $$;
 COMMENT ON FUNCTION sentinai.report_link(text, interval, text) IS
 	'A link by which a completed report can be downloaded without a login, until expires_at: valid_for from now, at most as long as the report is there. Noted in report_history. Errors: SN001, and those of report_download().';
 
-CREATE FUNCTION sentinai.report_download_by_token(token text)
-	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text, content bytea)
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+-- Writes nothing: a database without a secret has made no link.
+CREATE FUNCTION sentinai.report_link_check(token text) RETURNS text
+	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	#variable_conflict use_column
 DECLARE
 	part	text[] := regexp_match(token, '^(([0-9a-f-]{36})\.(\d{1,12}))\.([0-9a-f]{64})$');
-	secret	bytea := (sentinai.report_key_get()).link_secret;
+	secret	bytea := (SELECT k.link_secret FROM sentinai.report_key k);
 BEGIN
 	-- Hashed once more, so that the time of the comparison tells nothing about the code.
-	IF part IS NULL OR sentinai.report_mac(part[4], secret) <> sentinai.report_mac(encode(sentinai.report_mac(part[1], secret), 'hex'), secret) THEN
+	IF part IS NULL OR secret IS NULL
+	   OR sentinai.report_mac(part[4], secret) <> sentinai.report_mac(encode(sentinai.report_mac(part[1], secret), 'hex'), secret) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN073',
 			MESSAGE = 'link is not valid',
@@ -971,11 +1002,27 @@ BEGIN
 			DETAIL = format('It was good until %s.', to_timestamp(part[3]::bigint)),
 			HINT = format('SELECT * FROM sentinai.report_link(%L) makes a new one.', part[2]);
 	END IF;
-	RETURN QUERY SELECT * FROM sentinai.report_content(sentinai.report_ready(part[2], NULL, 'download', 'link', true));
+	RETURN part[2];
 END
 $$;
+COMMENT ON FUNCTION sentinai.report_link_check(text) IS
+	'Internal: the id of the report that a link of report_link() is for. Errors: SN073 (not a link of ours, or it has expired).';
+
+CREATE FUNCTION sentinai.report_download_by_token(token text)
+	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text, content bytea)
+	LANGUAGE sql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$ SELECT * FROM sentinai.report_content(sentinai.report_ready(sentinai.report_link_check($1), NULL, 'download', 'link', true)) $$;
 COMMENT ON FUNCTION sentinai.report_download_by_token(text) IS
 	'The report of a link of report_link(), and no other. Errors: SN072 (the report has expired), SN073 (not a link of ours, or it has expired), 54000 (too large).';
+
+CREATE FUNCTION sentinai.report_download_head_by_token(token text)
+	RETURNS TABLE (file_name text, content_type text, file_size_bytes bigint, sha256 text)
+	LANGUAGE sql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$ SELECT * FROM sentinai.report_file(sentinai.report_check(sentinai.report_link_check($1), NULL, true)) $$;
+COMMENT ON FUNCTION sentinai.report_download_head_by_token(text) IS
+	'What report_download_by_token() would give, without the bytes; nothing is noted. Errors: those of report_download_by_token().';
 
 -- ---- people ----
 

@@ -124,8 +124,8 @@ BEGIN
 				'rate_limit_enforce', 'rate_limit_refund', 'rate_limit_reset']),
 			-- Reports: a link works for whoever has it, so whoever serves HTTP may follow one.
 			('sentinai_viewer', ARRAY['report_status', 'report_list', 'report_stats', 'report_type_list', 'report_transitions',
-				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token']),
-			('sentinai_operator', ARRAY['report_request', 'report_last', 'report_download', 'report_download_chunks', 'report_link', 'report_cancel',
+				'report_public_key', 'report_signature_ok', 'report_manifest_get', 'report_chain_check', 'report_download_by_token', 'report_download_head_by_token']),
+			('sentinai_operator', ARRAY['report_request', 'report_last', 'report_download', 'report_download_head', 'report_download_chunks', 'report_link', 'report_cancel',
 				'report_retry', 'report_hold', 'report_release', 'legal_hold_add', 'legal_hold_list']),
 			('sentinai_platform', ARRAY['report_iso', 'report_mask_pattern', 'report_masked', 'report_masked_text', 'audit_exceptions', 'audit_sla', 'tool_name'])
 		  ) v (role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)

@@ -66,3 +66,31 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.metrics() IS
 	E'Metrics for Prometheus\nThe database''s totals in Prometheus'' text format. The label tenant_id is "all" unless sentinai.metrics_include_tenant_id is on. Needs no token: keep it inside where that matters.';
+
+-- ---- what the platform is made of, and what stands still ----
+
+CREATE FUNCTION sentinai_api.worker_type_list() RETURNS json
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT json_build_object('items', coalesce(json_agg(t.item ORDER BY t.name), '[]'), 'total', count(*))
+	  FROM (SELECT w.name, json_build_object('worker_type', w.name, 'topic', w.topic, 'group_id', w.group_id, 'owns_topic', w.owns_topic,
+					'handlers', (SELECT coalesce(json_agg(json_build_object('event_type', h.event_type, 'function', format('%I.%I', h.function_schema, h.function_name),
+										'set_based', h.set_based, 'role_name', h.role_name, 'scope', h.scope, 'timeout_ms', h.timeout_ms) ORDER BY h.event_type), '[]')
+								   FROM sentinai.handler h WHERE h.worker_type = w.name)) AS item
+			  FROM sentinai.worker_type_effective w) t
+$$;
+COMMENT ON FUNCTION sentinai_api.worker_type_list() IS
+	E'Worker types and their handlers\nWho reads which topic in which consumer group, and which function handles which event type. Answers {items: [{worker_type, topic, group_id, owns_topic, handlers: [{event_type, function, set_based, role_name, scope, timeout_ms}]}], total}.';
+
+CREATE FUNCTION sentinai_api.suspect_list() RETURNS json
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT json_build_object('items', coalesce(json_agg(json_build_object('worker_type', s.worker_type, 'topic', s.topic, 'partition', s.partition,
+				'kafka_offset', s.kafka_offset, 'marks', s.marks, 'marked_at', s.marked_at) ORDER BY s.marked_at, s.worker_type, s.topic, s.partition, s.kafka_offset), '[]'),
+			'total', count(*))
+	  FROM sentinai.suspect s
+$$;
+COMMENT ON FUNCTION sentinai_api.suspect_list() IS
+	E'Records that may kill the server\nThose that a search has marked: a third mark makes one a dead letter (handler_crashed). Answers {items: [{worker_type, topic, partition, kafka_offset, marks, marked_at}], total}.';

@@ -232,3 +232,128 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.dlq_reassign(jsonb) IS
 	E'Gives a dead letter a tenant\nTakes {id, tenant_id, reason, actor}: the tenant that it gets. Answers {id, tenant_id, status}. 409 unless it is pending. For the admin. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.dlq_purge(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args		jsonb := sentinai.api_args($1);
+	tenant		text := sentinai.api_tenant(args->>'tenant_id');
+	statuses	text[] := '{succeeded,discarded}';
+	answer		json;
+BEGIN
+	answer := sentinai.api_begin('dlq_purge', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	IF jsonb_typeof(args->'statuses') NOT IN ('array', 'null') THEN
+		PERFORM sentinai.api_wrong('statuses', args->'statuses', 'an array of texts');
+	ELSIF jsonb_typeof(args->'statuses') = 'array' THEN
+		statuses := ARRAY(SELECT jsonb_array_elements_text(args->'statuses'));
+	END IF;
+	PERFORM sentinai.usage_check_tenant(tenant);
+	RETURN sentinai.api_end(tenant, json_build_object('tenant_id', tenant, 'deleted_count',
+		sentinai.dlq_purge(tenant, coalesce(sentinai.api_text(args, 'older_than'), '30 days')::interval, statuses)));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.dlq_purge(jsonb) IS
+	E'Deletes old dead letters of a tenant\nTakes {tenant_id, older_than: "30 days", statuses: [succeeded, discarded]}: those whose rows have not changed for that long; statuses may name pending too. Their history stays. Answers {tenant_id, deleted_count}. For the admin. Idempotency-Key is kept.';
+
+-- ---- what Kafka refused ----
+
+CREATE FUNCTION sentinai_api.outbox_failed_list(tenant_id text DEFAULT NULL, status text DEFAULT 'pending', topic text DEFAULT NULL,
+		event_type text DEFAULT NULL, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0, p_after bigint DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	#variable_conflict use_column
+DECLARE
+	tenant	text := sentinai.tenant_check($1);
+	items	json;
+	total	bigint;
+	last_id	bigint;
+BEGIN
+	PERFORM sentinai.api_page($5, $6);
+	IF $2 IS NULL OR $2 NOT IN ('pending', 'discarded') THEN
+		PERFORM sentinai.api_wrong('status', to_jsonb($2), 'pending or discarded');
+	END IF;
+	SELECT count(*) INTO total FROM sentinai.outbox_failed f
+	 WHERE (tenant IS NULL OR f.tenant_id = tenant) AND (f.discarded_at IS NOT NULL) = ($2 = 'discarded')
+	   AND ($3 IS NULL OR f.topic = $3) AND ($4 IS NULL OR f.event_type = $4);
+	SELECT coalesce(json_agg(i.item ORDER BY i.id), '[]'), CASE WHEN count(*) = $5 THEN max(i.id) END INTO items, last_id
+	  FROM (SELECT f.id, json_build_object('id', f.id, 'status', $2, 'topic', f.topic, 'partition', f.partition, 'tenant_id', f.tenant_id, 'event_id', f.event_id,
+					'event_type', f.event_type, 'error', f.error, 'message', f.message, 'created_at', f.created_at, 'failed_at', f.failed_at,
+					'discarded_at', f.discarded_at, 'discarded_by', f.discarded_by, 'discard_reason', f.discard_reason) AS item
+			  FROM sentinai.outbox_failed f
+			 WHERE (tenant IS NULL OR f.tenant_id = tenant) AND (f.discarded_at IS NOT NULL) = ($2 = 'discarded')
+			   AND ($3 IS NULL OR f.topic = $3) AND ($4 IS NULL OR f.event_type = $4) AND ($7 IS NULL OR f.id > $7)
+			 ORDER BY f.id LIMIT $5 OFFSET $6) i;
+	RETURN json_build_object('items', items, 'total', total, 'limit', $5, 'offset', $6, 'next_after', last_id);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.outbox_failed_list(text, text, text, text, integer, integer, bigint) IS
+	E'Records that Kafka refused for good\nThe oldest first, without what they are made of; those that wait for a decision (pending), or were discarded. Answers {items, total, limit, offset, next_after}.';
+
+CREATE FUNCTION sentinai.api_outbox_failed_tenant(id bigint, tenant_id text) RETURNS text
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	found_id	bigint;
+	tenant		text;
+BEGIN
+	SELECT f.id, f.tenant_id INTO found_id, tenant FROM sentinai.outbox_failed f WHERE f.id = $1 AND ($2 IS NULL OR f.tenant_id = $2);
+	IF found_id IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no failed record %s', $1), HINT = 'GET /ops/outbox/failed lists them.';
+	END IF;
+	RETURN tenant;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_outbox_failed_tenant(bigint, text) IS
+	'The tenant of a record that Kafka refused; NULL: it has none. Error: SN011, also where it is not that tenant''s.';
+
+CREATE FUNCTION sentinai_api.outbox_failed_retry(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	failed	bigint := sentinai.api_bigint(args, 'id');
+	tenant	text := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_outbox_failed_tenant(failed, NULL));
+	answer	json;
+BEGIN
+	answer := sentinai.api_begin('outbox_failed_retry', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.api_outbox_failed_tenant(failed, tenant);
+	RETURN sentinai.api_end(tenant, json_build_object('id', failed, 'new_id', sentinai.outbox_failed_retry(failed), 'status', 'queued'));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.outbox_failed_retry(jsonb) IS
+	E'Publishes a record that Kafka refused once more\nTakes {id, tenant_id}. It goes to the end of the outbox as it was; what came after it has overtaken it. Answers {id, new_id, status}. 409 where it was discarded. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.outbox_failed_discard(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	failed	bigint := sentinai.api_bigint(args, 'id');
+	tenant	text := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_outbox_failed_tenant(failed, NULL));
+	answer	json;
+BEGIN
+	answer := sentinai.api_begin('outbox_failed_discard', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.api_outbox_failed_tenant(failed, tenant);
+	PERFORM sentinai.outbox_failed_discard(failed, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+	SELECT json_build_object('id', f.id, 'status', 'discarded', 'discarded_at', f.discarded_at, 'discarded_by', f.discarded_by) INTO answer
+	  FROM sentinai.outbox_failed f WHERE f.id = failed;
+	RETURN sentinai.api_end(tenant, answer);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.outbox_failed_discard(jsonb) IS
+	E'Gives a record up that Kafka refused\nTakes {id, tenant_id, reason, actor}; reason is required. It stays as evidence. Answers {id, status, discarded_at, discarded_by}. 409 where it was discarded before. Idempotency-Key is kept.';

@@ -174,3 +174,44 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.usage_export(text, timestamptz, timestamptz, text, text) IS
 	E'Usage as a file\ncsv (RFC 4180) or json; the other arguments are those of usage_details. Corrections are lines of their own.';
+
+CREATE FUNCTION sentinai_api.books_check(tenant_id text DEFAULT NULL, from_date timestamptz DEFAULT NULL, to_date timestamptz DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	ends	timestamptz := coalesce($3, now());
+	begins	timestamptz := coalesce($2, ends - interval '1 day');
+BEGIN
+	RETURN sentinai.api_list((SELECT json_agg(json_build_object('tenant_id', b.tenant, 'worker_type', b.worker_type, 'event_type', b.event_type,
+				'events', b.events, 'lost', b.lost, 'effects', b.effects, 'usage', b.usage, 'balanced', b.balanced))
+		FROM sentinai.books_check(sentinai.tenant_check($1), begins, ends) b));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.books_check(text, timestamptz, timestamptz) IS
+	E'Whether events, effects and usage agree\nFrom from_date (a day before to_date) until before to_date (now), by whole minutes, in one snapshot. Answers {items: [{tenant_id, worker_type, event_type, events, lost, effects, usage, balanced}], total}: see docs/usage.md.';
+
+CREATE FUNCTION sentinai_api.usage_correct(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args		jsonb := sentinai.api_args($1);
+	tenant		text := sentinai.api_tenant(args->>'tenant_id');
+	correction	bigint;
+	answer		json;
+BEGIN
+	answer := sentinai.api_begin('usage_correct', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	correction := sentinai.usage_correct(tenant, sentinai.api_text(args, 'metric_type'), sentinai.api_text(args, 'resource'),
+		sentinai.api_text(args, 'minute')::timestamptz, sentinai.api_bigint(args, 'quantity'), sentinai.api_text(args, 'reason'));
+	SELECT json_build_object('id', c.id, 'tenant_id', c.tenant_id, 'metric_type', c.metric_type, 'resource', c.resource, 'minute', c.minute,
+							 'quantity', c.quantity, 'reason', c.reason, 'authenticated', c.authenticated, 'created_at', c.created_at) INTO answer
+	  FROM sentinai.usage_correction c WHERE c.id = correction;
+	RETURN sentinai.api_end(tenant, answer, 201);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.usage_correct(jsonb) IS
+	E'Corrects the usage of a tenant\nTakes {tenant_id, metric_type, resource, minute, quantity, reason}, all of them required: adds the quantity (below 0: takes it away) in that minute. Answers 201 with the correction. 409 where the period is closed. For the admin. Idempotency-Key is kept.';

@@ -138,22 +138,25 @@ CREATE FUNCTION sentinai_api.report_download_head(id text, tenant_id text DEFAUL
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-DECLARE
-	report	record;
 BEGIN
-	SELECT * INTO report FROM sentinai.report_status($1, sentinai.tenant_check($2));
-	IF report.status <> 'completed' THEN
-		RAISE EXCEPTION USING
-			ERRCODE = CASE report.status WHEN 'expired' THEN 'SN072' ELSE 'SN071' END,
-			MESSAGE = format('report %s is %s', $1, report.status);
-	END IF;
-	PERFORM sentinai.api_file(format('%s-%s-%s-%s.%s', report.report_type, report.tenant_id, replace(report.parameters->>'from_date', ':', ''), report.id, report.format),
-							  sentinai.report_content_type(report.format), report.sha256);
+	PERFORM sentinai.api_file(f.file_name, f.content_type, f.sha256) FROM sentinai.report_download_head($1, sentinai.tenant_check($2)) f;
 	RETURN ''::bytea;
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_download_head(text, text) IS
 	E'Whether a report can be downloaded\nThe headers of its download, and nothing is noted: what HEAD of a download answers.';
+
+CREATE FUNCTION sentinai.api_link_of(id text, token text) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF $1 IS NOT NULL AND NOT coalesce(starts_with($2, $1 || '.'), false) THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN073', MESSAGE = 'link is not valid', DETAIL = 'It is of another report.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_link_of(text, text) IS 'Raises SN073 unless the token is a link''s to the report that stands in the path.';
 
 -- For who has a link, with a token of ours or without: it runs as its owner, since it is the link that decides.
 CREATE FUNCTION sentinai_api.report_download_by_token(jsonb) RETURNS sentinai_api."*/*"
@@ -164,9 +167,7 @@ DECLARE
 	args	jsonb := sentinai.api_args($1);
 	file	record;
 BEGIN
-	IF args ? 'id' AND NOT starts_with(args->>'token', args->>'id' || '.') THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN073', MESSAGE = 'link is not valid', DETAIL = 'It is of another report.';
-	END IF;
+	PERFORM sentinai.api_link_of(args->>'id', args->>'token');
 	SELECT * INTO file FROM sentinai.report_download_by_token(sentinai.api_text(args, 'token'));
 	PERFORM sentinai.api_file(file.file_name, file.content_type, file.sha256);
 	RETURN file.content;
@@ -174,6 +175,19 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_download_by_token(jsonb) IS
 	E'Downloads the report of a link\nTakes {token}, of report_link. Needs no login. 403 where the link is not ours or is over, 410 where the report has expired.';
+
+CREATE FUNCTION sentinai_api.report_download_head_by_token(id text DEFAULT NULL, token text DEFAULT NULL) RETURNS sentinai_api."*/*"
+	LANGUAGE plpgsql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	PERFORM sentinai.api_link_of($1, $2);
+	PERFORM sentinai.api_file(f.file_name, f.content_type, f.sha256) FROM sentinai.report_download_head_by_token($2) f;
+	RETURN ''::bytea;
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_download_head_by_token(text, text) IS
+	E'Whether the report of a link can be downloaded\nThe headers of its download, and nothing is noted: what HEAD of a link answers. Needs no login.';
 
 -- What people do with a report: one function each, for their history's sake; the shape is the same.
 CREATE FUNCTION sentinai.api_report_act(body jsonb, act text) RETURNS json
@@ -266,3 +280,95 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.report_link(jsonb) IS
 	E'A link that downloads a report without a login\nTakes {id, tenant_id, actor, valid_for_seconds: 86400}; 1 second to a year. Answers {url, token, expires_at}; it ends with the report at the latest.';
+
+CREATE FUNCTION sentinai_api.report_chain_check(tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	RETURN sentinai.api_list((SELECT json_agg(c) FROM sentinai.report_chain_check(sentinai.api_tenant($1)) c));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.report_chain_check(text) IS
+	E'Whether the manifests of a tenant''s reports are whole\nThose that don''t fit: changed, badly signed, or with one missing before. None: all is well. Answers {items: [{n, report_id, problem}], total}.';
+
+-- ---- legal holds ----
+
+CREATE FUNCTION sentinai_api.legal_hold_list(tenant_id text DEFAULT NULL, released boolean DEFAULT false, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0)
+	RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	items	json;
+	total	bigint;
+BEGIN
+	PERFORM sentinai.api_page($3, $4);
+	SELECT coalesce(json_agg(l.hold ORDER BY l.n) FILTER (WHERE l.n > $4 AND l.n <= $4::bigint + $3), '[]'), count(*) INTO items, total
+	  FROM (SELECT row_to_json(h) AS hold, row_number() OVER (ORDER BY h.id) AS n
+			  FROM sentinai.legal_hold_list(sentinai.tenant_check($1), coalesce($2, false)) h) l;
+	RETURN json_build_object('items', items, 'total', total, 'limit', $3, 'offset', $4);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.legal_hold_list(text, boolean, integer, integer) IS
+	E'Legal holds\nThose that stand; released: those that were released too. Answers {items: [{id, tenant_id, report_id, period_from, period_to, reason, placed_by, placed_at, release_reason, released_by, released_at}], total, limit, offset}.';
+
+CREATE FUNCTION sentinai.api_hold(hold_id bigint, tenant_id text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	hold	json;
+BEGIN
+	SELECT row_to_json(h) INTO hold FROM sentinai.legal_hold_list($2, true) h WHERE h.id = $1;
+	IF hold IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no legal hold %s', $1), HINT = 'GET /audit/holds lists them.';
+	END IF;
+	RETURN hold;
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_hold(bigint, text) IS
+	'A legal hold as HTTP shows it. Error: SN011, also where it is not that tenant''s.';
+
+CREATE FUNCTION sentinai_api.legal_hold_add(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	hold_id	bigint;
+	answer	json;
+BEGIN
+	answer := sentinai.api_begin('legal_hold_add', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	hold_id := sentinai.legal_hold_add(tenant, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'from_date'),
+		sentinai.api_text(args, 'to_date'), sentinai.api_text(args, 'actor'));
+	RETURN sentinai.api_end(tenant, sentinai.api_hold(hold_id), 201);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.legal_hold_add(jsonb) IS
+	E'Places a legal hold\nTakes {tenant_id, reason, from_date, to_date, actor}; reason is required, a date that is missing is no bound. What the tenant has in the period is kept until the hold is released. Answers 201 with the hold. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.legal_hold_release(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	hold_id	bigint := sentinai.api_bigint(args, 'id');
+	tenant	text := sentinai.api_hold(hold_id, sentinai.tenant_check(args->>'tenant_id'))->>'tenant_id';
+	answer	json;
+BEGIN
+	answer := sentinai.api_begin('legal_hold_release', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	PERFORM sentinai.legal_hold_release(hold_id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+	RETURN sentinai.api_end(tenant, sentinai.api_hold(hold_id));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.legal_hold_release(jsonb) IS
+	E'Releases a legal hold\nTakes {id, tenant_id, reason, actor}; reason is required. What it kept goes when its time has come. Answers the hold. 409 where it was released before. For the admin. Idempotency-Key is kept.';

@@ -224,6 +224,26 @@ $$;
 COMMENT ON FUNCTION sentinai_api.tenant_resume(jsonb) IS
 	E'Takes a tenant back\nTakes {tenant_id, reason}. Answers {tenant_id, status, released}: how many events waited. For the admin. Idempotency-Key is kept.';
 
+CREATE FUNCTION sentinai_api.tenant_archive(jsonb) RETURNS json
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+	tenant	text := sentinai.api_tenant(args->>'tenant_id');
+	answer	json;
+BEGIN
+	answer := sentinai.api_begin('tenant_archive', tenant, args);
+	IF answer IS NOT NULL THEN
+		RETURN answer;
+	END IF;
+	RETURN sentinai.api_end(tenant, json_build_object('tenant_id', tenant, 'status', 'archived',
+													  'released', sentinai.tenant_archive(tenant, sentinai.api_text(args, 'reason'))));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.tenant_archive(jsonb) IS
+	E'Gives a tenant up\nTakes {tenant_id, reason}: its events become dead letters, those that waited too; nothing is deleted. Answers {tenant_id, status, released}: how many events waited. For the admin. Idempotency-Key is kept.';
+
 CREATE FUNCTION sentinai_api.subject_erase(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -321,10 +341,13 @@ BEGIN
 			('exceptions', E'Exceptions, as a list to filter\nWhat intake and the other workers know of each.'),
 			('exception_event', E'What happened to exceptions, as a list to filter\nWithout payloads.'),
 			('event_log', E'Events, as a list to filter\nWithout payloads, which exception_events has.'),
+			('event_pending', E'Events that wait, as a list to filter\nFor a retry, their turn, or their tenant. Without payloads.'),
 			('event_processing_log', E'How events were handled, as a list to filter\nA row for each event and worker type.'),
 			('audit_report', E'Reports, as a list to filter\nEach with its status.'),
 			('report_history', E'What was done with reports, as a list to filter\nEach download is a row.'),
-			('rate_limit_history', E'Changes of limits, as a list to filter\nWho, when, why.')
+			('rate_limit_history', E'Changes of limits, as a list to filter\nWho, when, why.'),
+			('tenant_history', E'Changes of tenants'' status, as a list to filter\nWho, when, why.'),
+			('usage_correction', E'Corrections of usage, as a list to filter\nWho, when, why.')
 			) v (name, about)
 		  JOIN pg_catalog.pg_attribute a ON a.attrelid = ('sentinai.' || v.name)::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped
 		 -- Other names of a payload are in 90_role.sql.

@@ -36,20 +36,22 @@ BEGIN
 		SELECT v.schema_name, v.role_name, f.function_name
 		  FROM (VALUES
 			-- Without a token: how it is, and nothing about whose; and who has a link needs no more.
-			('sentinai', 'sentinai_anon', ARRAY['api_pre_request']),
-			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token']),
-			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_request_header',
+			('sentinai', 'sentinai_anon', ARRAY['api_pre_request', 'api_path_list', 'api_word_list', 'api_openapi_words', 'api_openapi_operation', 'api_openapi_list']),
+			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token', 'report_download_head_by_token', 'openapi']),
+			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_path_list', 'api_word_list', 'api_openapi_words', 'api_openapi_operation', 'api_openapi_list',
+				'api_request_header',
 				'api_header', 'api_answer', 'api_decode', 'api_encode', 'api_path_id', 'api_args', 'api_wrong', 'api_tenant', 'api_text',
-				'api_bigint', 'api_boolean', 'api_page', 'api_list', 'api_slice', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_report', 'api_file', 'report_content_type']),
+				'api_bigint', 'api_boolean', 'api_page', 'api_list', 'api_slice', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_outbox_failed_tenant', 'api_report', 'api_hold',
+				'api_file', 'api_link_of']),
 			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',
 				'dlq_history', 'dlq_groups', 'rate_limits_get', 'rate_limits_usage', 'usage_summary', 'usage_details', 'usage_export',
-				'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_download_head',
-				'report_download_by_token', 'exception_trace', 'exception_events', 'event_why', 'tenant_list',
+				'books_check', 'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_chain_check',
+				'report_download_by_token', 'report_download_head_by_token', 'outbox_failed_list', 'worker_type_list', 'suspect_list', 'openapi', 'exception_trace', 'exception_events', 'event_why', 'tenant_list',
 				'dlq_growth', 'rate_limit_forecast', 'circuit_list', 'retry_policy_list']),
 			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end', 'api_no_key', 'api_event_known', 'api_report_act', 'event_id_new']),
 			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard', 'report_request',
-				'report_download', 'report_cancel', 'report_retry', 'report_link', 'exception_create',
-				'dlq_rehearse', 'rate_limit_reset', 'report_hold', 'report_release', 'circuit_open', 'circuit_close'])
+				'outbox_failed_retry', 'outbox_failed_discard', 'report_download', 'report_download_head', 'report_cancel', 'report_retry', 'report_link', 'exception_create',
+				'dlq_rehearse', 'rate_limit_reset', 'report_hold', 'report_release', 'legal_hold_add', 'legal_hold_list', 'circuit_open', 'circuit_close'])
 		  ) v (schema_name, role_name, function_names), pg_catalog.unnest(v.function_names) AS f (function_name)
 	LOOP
 		SELECT pg_catalog.string_agg(pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::pg_catalog.regprocedure, may.role_name), ';')

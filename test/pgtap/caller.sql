@@ -321,7 +321,7 @@ CREATE TEMP TABLE asked AS
 		   OR (cardinality(c.types) = 1 AND cardinality(c.names) = 0 AND 'jsonb'::regtype = ANY (c.types)) AS about_one
 	  FROM called c
 	 -- emit() and fail() are a handler's; a report's link is for whoever has it; api_* shape what the caller has said or seen.
-	 WHERE c.name NOT IN ('emit', 'fail', 'report_download_by_token') AND NOT (c.name ~ '^api_' AND NOT (SELECT p.prosecdef FROM pg_proc p WHERE p.oid = c.oid));
+	 WHERE c.name NOT IN ('emit', 'fail', 'report_download_by_token', 'report_download_head_by_token') AND NOT (c.name ~ '^api_' AND NOT (SELECT p.prosecdef FROM pg_proc p WHERE p.oid = c.oid));
 
 SELECT is_empty($$ SELECT signature, own, others FROM asked WHERE about_one AND pg_temp.plain(own) = pg_temp.plain(missing) $$,
 	'every function about a tenant, or something of one, answers SEC_A (else it is asked with arguments that try nothing)');

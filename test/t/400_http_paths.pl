@@ -9,6 +9,7 @@
 # Times and UUIDs are those of the page: each real one stands for one there. MEND=1 writes the real answers into the page.
 use lib 'test/perl';
 use Sentinai::Test;
+use Sentinai::Paths;
 use JSON::PP;
 
 my $page = 'docs/http.md';
@@ -24,6 +25,9 @@ SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 12 THEN 'TENANT_002' ELSE
 	   '5e0c5a8f0c2b6d11', 'exceptions', n % 6, n, '{"amount": 120}', '\x7b7d', '2026-01-15 10:29:00+00', now() - n * interval '1 minute'
   FROM generate_series(1, 14) n;
 SELECT rate_limit_set('TENANT_003', 'api_requests', 2, 86400);
+INSERT INTO outbox_failed (id, topic, tenant_id, event_id, event_type, error, message, record_value, created_at)
+SELECT n, 'exceptions', 'TENANT_001', 'EVT_9' || n, 'ExceptionIngested', 'MSG_SIZE_TOO_LARGE', 'Broker: Message size too large', '\x7b7d', now()
+  FROM generate_series(1, 2) n;
 SQL
 my $h = $t->http;
 my %token = (
@@ -65,21 +69,28 @@ GET    /api/exceptions/{tenant_id}/{exception_id}/trace
 GET    /api/exceptions/{exception_id}/events
 POST   /api/exceptions/{tenant_id}
 PUT    /alerts/config/DLQ_GROWTH?tenant_id=TENANT_001 -
+GET    /alerts/config/DLQ_GROWTH?tenant_id=TENANT_001 -
+DELETE /alerts/config/DLQ_GROWTH?tenant_id=TENANT_001 -
 GET    /alerts/config?tenant_id=TENANT_001 -
 GET    /alerts/history?tenant_id=TENANT_001 -
+GET    /alerts/history/1?tenant_id=TENANT_001 -
 POST   /alerts/history/1/acknowledge?acknowledged_by=operator@example.com -
 POST   /alerts/history/1/resolve?resolved_by=operator@example.com -
 GET    /alerts/counts -
 GET    /alerts/active -
 GET    /alerts/channels -
+POST   /alerts/channels/test -
 POST   /admin/config-changes -
-GET    /admin/config-changes -
+GET    /admin/config-changes?status=pending&change_type=tool -
+GET    /admin/config-changes/1 -
 GET    /admin/config-changes/1/diff -
 POST   /admin/config-changes/1/approve -
+POST   /admin/config-changes/1/reject -
+POST   /admin/config-changes/1/apply -
 GET    /admin/config-changes/stats -
 GET    /ops/workers/throughput?time_range=1h -
-GET    /ops/workers/latency -
-GET    /ops/workers/errors -
+GET    /ops/workers/latency?time_range=5m -
+GET    /ops/workers/errors?time_range=24h -
 GET    /ops/sla/compliance?period=month -
 GET    /ops/sla/breaches -
 GET    /ops/sla/at-risk?threshold_percent=80 -
@@ -133,8 +144,6 @@ for my $block (grep { $_->{method} eq 'GET' && $_->{as} ne 'busy' } @blocks)
 {
 	my $got = $h->head(to_real($block->{path}), token => $token{ $block->{as} });
 	my ($status) = $block->{answer} =~ m{^HTTP/1.1 (\d+)};
-	# A link works without a login, but HEAD doesn't follow one.
-	$status = 401 if $block->{path} =~ /token=/;
 	is_deeply([ $got->{status}, $got->{body} ], [ $status, '' ], "HEAD $block->{path}: $status");
 }
 is($t->sql("SELECT $rows"), $before, 'HEAD has written nothing');
@@ -155,37 +164,103 @@ is_deeply([ @{ $head->{headers} }{qw(content-type content-disposition repr-diges
 	'HEAD has its headers');
 my $link = $h->post("/audit/reports/$report/link", token => $token{operator})->{json};
 is($h->get($link->{url})->{body}, $file->{body}, 'a link works without a login');
+my $link_head = $h->head($link->{url});
+is_deeply([ $link_head->{status}, $link_head->{body}, @{ $link_head->{headers} }{qw(content-type content-disposition repr-digest)} ],
+	[ 200, '', @{ $file->{headers} }{qw(content-type content-disposition repr-digest)} ], 'HEAD of it, too, has the headers');
+is($h->head($link->{url} . '0')->{status}, 403, 'and refuses what is none');
 is($h->get($link->{url} =~ s/$report/01949fa2-0000-7000-8000-000000000000/r)->{status}, 403, 'and for its own report only');
 is($t->sql($downloads), $n + 2, 'each download is one row');
 is($h->get("/audit/reports/$report/download", token => $h->token('sentinai_operator', 'TENANT_002'))->{status}, 404, 'a neighbour\'s report is not there');
 $t->sql("UPDATE sentinai.audit_report SET download_expires_at = now() WHERE id = '$report'");
 is($h->get("/audit/reports/$report/download", token => $token{operator})->{status}, 410, 'one that has expired is gone');
 is($h->get($link->{url})->{status}, 410, 'by its link, too');
+is_deeply([ map { $h->head($_->[0], token => $_->[1])->{status} } [ "/audit/reports/$report/download", $token{operator} ], [ $link->{url} ] ], [ 410, 410 ], 'HEAD says so');
+is($h->head("/audit/reports/$report/download", token => $token{viewer})->{status}, 403, 'and who may not download it is told no more');
 
 # ---------------------------------------------------------------- paths, functions, and the OpenAPI document
 
 my %function = map { $_ => 1 } Sentinai::Test::slurp('docker/nginx.conf') =~ m{"/rpc/(\w+)}g;
-my $openapi = $h->get('/openapi.json', token => $token{admin});
-is($openapi->{status}, 200, 'there is an OpenAPI document');
-my %described = map { m{^/rpc/(\w+)} ? ($1 => $openapi->{json}{paths}{$_}) : () } keys %{ $openapi->{json}{paths} };
-is_deeply([ sort keys %function ], [ sort keys %described ], 'each function has a path, and each path a function that the document describes');
-for my $name (sort keys %described)
+my %described = map { m{^/rpc/(\w+)} ? ($1 => $_) : () } keys %{ Sentinai::Paths::openapi($h, $token{admin})->{paths} };
+is_deeply([ sort keys %function ], [ sort keys %described ], 'each function has a path, and each path a function');
+
+my $document = Sentinai::Paths::document($h, $token{admin});
+my @operations = operations($document);
+my %words = map { (shape("$_->{method} $_->{path}") => join ' ', sort @{ $_->{query} }) } grep { $_->{name} ne 'rest' } Sentinai::Paths::paths();
+my %said = map { (shape("$_->{method} $_->{path}") => join ' ', sort map { $_->{in} eq 'query' ? $_->{name} : () } @{ $_->{parameters} }) }
+  grep { $_->{path} !~ m{^/rest/} } @operations;
+is_deeply([ sort keys %said ], [ sort keys %words ], '/openapi.json: the paths of docker/nginx.conf, and no others');
+is_deeply({ map { /^GET (?!.*download)/ ? ($_ => $said{$_}) : () } keys %said }, { map { /^GET (?!.*download)/ ? ($_ => $words{$_}) : () } keys %words },
+	'with what each takes behind the "?"');
+is_deeply([ map { shape($_->[0]) } $t->rows(q{SELECT method || ' ' || path || ' ' || function_name FROM sentinai.api_path_list() ORDER BY 1}) ],
+	[ sort map { shape("$_->{method} $_->{path} ") . ($_->{function} || 'report_download') } grep { $_->{name} ne 'rest' } Sentinai::Paths::paths() ], 'and the functions behind them');
+for my $operation (@operations)
 {
-	my ($post) = $described{$name}{post};
-	ok($post->{summary} && $post->{description}, "$name: has a summary and a description");
+	my @body = map { values %{ $_->{content}{'application/json'}{schema}{properties} } } $operation->{requestBody} // ();
+	my @dumb = grep { !$_->{description} } @{ $operation->{parameters} }, @body;
+	ok($operation->{summary} && $operation->{description} && !@dumb, "$operation->{method} $operation->{path}: all is described") or diag(explain(\@dumb));
 }
-for my $view (sort map { m{^/(\w+)$} ? $1 : () } keys %{ $openapi->{json}{paths} })
+my %times;
+$times{ $_->{operationId} }++ for @operations;
+is(join(' ', grep { $times{$_} > 1 } sort keys %times), '', 'each operation has a name of its own');
+
+# What a role's document has it may call, and nothing else.
+for my $who (qw(operator viewer nobody))
+{
+	my %has = map { ("$_->{method} $_->{path}" => 1) } operations(Sentinai::Paths::document($h, $token{$who}));
+	my @differ;
+	for my $operation (@operations)
+	{
+		my ($method, $path) = @$operation{qw(method path)};
+		my $link = $operation->{operationId} eq 'report_download' ? '?token=x' : '';
+		my $answer = $h->request($method, $path =~ s/\{(\w+)\}/$1 eq 'tenant_id' ? 'TENANT_001' : 1/ger . $link, token => $token{$who}, $method =~ /^P/ ? (body => {}) : ());
+		my $may = !($answer->{status} =~ /^40[13]$/ && $answer->{json}{message} =~ /^permission denied for (?:function|view)/);
+		push @differ, "$method $path: $answer->{status} $answer->{body}" if $may != ($has{"$method $path"} // 0);
+	}
+	is(join("\n", @differ), '', "/openapi.json of the $who: what it may do, " . keys(%has) . ' of ' . @operations);
+}
+
+my @views = map { m{^/rest/(\w+)$} ? $1 : () } sort keys %{ $document->{paths} };
+is("@views", $t->sql(q{SELECT string_agg(relname, ' ' ORDER BY relname COLLATE "C") FROM pg_class WHERE relnamespace = 'sentinai_api'::regnamespace AND relkind = 'v'}),
+	'/rest/: each view');
+for my $view (@views)
 {
 	is($h->get("/rest/$view?limit=1", token => $token{viewer})->{status}, 200, "/rest/$view: a list");
 	is($h->get("/rest/$view?limit=1")->{status}, 401, "/rest/$view: for nobody without a token");
+	like($text, qr/`$view`/, "/rest/$view: on the page");
 }
 is($h->post("/rest/dead_letter_queue", token => $token{admin}, body => {})->{status}, 405, 'lists are read only');
+
+# What an operator has in SQL has a path, or stands on the page with the reason why not.
+my %has_path = map { $_->[0] => $_->[1] } $t->rows(q{
+	SELECT p.proname, bool_or(EXISTS (SELECT FROM pg_proc a WHERE (a.pronamespace = 'sentinai_api'::regnamespace OR a.proname ~ '^api_')
+									   AND a.prosrc ~ ('\msentinai\.' || p.proname || '\(')))::int
+	  FROM pg_proc p WHERE p.pronamespace = 'sentinai'::regnamespace AND p.proname !~ '^api_' GROUP BY 1});
+my @of_operator = map { $_->[0] } $t->rows(q{
+	SELECT DISTINCT p.proname FROM pg_proc p
+	 WHERE p.pronamespace = 'sentinai'::regnamespace AND p.proname !~ '^api_' AND has_function_privilege('sentinai_operator', p.oid, 'EXECUTE')
+	   AND obj_description(p.oid, 'pg_proc') !~ '^Internal'});
+my ($section) = $text =~ /^## What only SQL has\n(.*?)(?=^## |\z)/ms or die "$page: what only SQL has?\n";
+my ($operators, $admins) = map { [ sort map { /`(\w+)`/g } map { /^\|(.*?)\|/ } split /\n/ ] } split /^And of the admin's:$/m, $section;
+my %said_of = map { $_ => 1 } @$operators;
+is_deeply([ grep { !$has_path{$_} && !$said_of{$_} } @of_operator ], [], "$page: what of an operator's has no path");
+is_deeply([ grep { !exists $has_path{$_} } @$operators, @$admins ], [], "$page: and these are functions");
+is_deeply([ grep { $has_path{$_} } @$admins ], [], "$page: of the admin's, without a path");
 
 # The page has each SQLSTATE with its status, as the function has them.
 is_deeply([ $text =~ /^\| `(\w{2,5})` \| (\d+) \| (.*) \|$/mg ],
 	[ map { @$_ } $t->rows('SELECT sqlstate, status, meaning FROM sentinai.api_status_list()') ], "$page: all errors");
 
 done_testing();
+
+# Of an OpenAPI document, each with its method and path
+sub operations
+{
+	my ($of) = @_;
+	return map { my $path = $_; map { { %{ $of->{paths}{$path}{$_} }, method => uc, path => $path } } sort keys %{ $of->{paths}{$path} } } sort keys %{ $of->{paths} };
+}
+
+# Words in a path may have any name.
+sub shape { return $_[0] =~ s/\{\w+\}/{}/gr }
 
 # ---------------------------------------------------------------- the page
 

@@ -60,7 +60,7 @@ my @bad = (
 	[ GET => '/=options', undef, 404 ],
 	[ TRACE => '/ops/dlq', undef, 405 ],
 	[ GET => '/api/exceptions/TENANT_001/EXC_1&x/trace', undef, 404 ],
-	[ POST => '/ops/dlq/1/retry', '{"a":' x 20000 . 1 . '}' x 20000, 422 ],
+	[ POST => '/ops/dlq/1/retry', '{"a":' x 20000 . 1 . '}' x 20000, 413 ],
 	[ POST => '/ops/dlq/1/retry', '{', 400 ],
 	[ POST => '/ops/dlq/1/retry', '[1]', 400 ],
 	[ POST => '/ops/dlq/1/retry', '"text"', 400 ],
@@ -192,6 +192,23 @@ is($h->post('/ops/dlq/2/retry', token => $operator, body => '{"reason": "as curl
 like($h->raw("POST /ops/dlq/3/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a POST without a body');
 like($h->raw("POST /ops/dlq/4/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\nTransfer-Encoding: chunked\r\n\r\n"
 		. "e\r\n{\"reason\": \"in\r\n9\r\n pieces\"}\r\n0\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a body in chunks');
+
+like($h->raw("POST /ops/dlq/6/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\nContent-Length: 00\r\n\r\n"), qr{^HTTP/1.1 200 }, 'a body of nothing');
+my $empty = $h->raw("POST /ops/dlq/6/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+like($empty, qr{^HTTP/1.1 400 .*\r\n\r\n.*\{"code":"22P02"}s, 'nothing in chunks is no JSON');
+
+# ---------------------------------------------------------------- what nginx says itself is JSON, too
+
+for my $case ([ 'a chunk that is none', "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400 ], [ 'two lengths', "Content-Length: 2\r\nContent-Length: 30\r\n\r\n{}", 400 ],
+	[ 'a length that is none', "Content-Length: -1\r\n\r\n", 400 ], [ 'more than a body may have, in chunks', "Transfer-Encoding: chunked\r\n\r\n300001\r\n" . 'x' x 0x300001, 413 ])
+{
+	my ($name, $rest, $status) = @$case;
+	my $answer = $h->raw("POST /ops/dlq/1/retry HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer $operator\r\n$rest");
+	my ($is, $headers, $body) = $answer =~ m{^HTTP/1.1 (\d+) (.*?)\r\n\r\n(.*)}s;
+	is($is, $status, $name) or diag($answer);
+	like($headers, qr{^Content-Type: application/json\r?$}m, "$name: JSON");
+	is(eval { decode_json($body)->{code} }, "SN$status", "$name: with a code");
+}
 
 # ---------------------------------------------------------------- headers that must not reach PostgREST
 
@@ -466,4 +483,37 @@ for my $end ('the client', 'PostgREST')
 	is($retry->($id, $key)->{headers}{'idempotency-replayed'}, 'true', 'and known from then on');
 	is($history->($id), 1, 'once');
 }
+
+# ---------------------------------------------------------------- PostgREST that is stuck, or away
+
+my ($postgrest) = Sentinai::Test::slurp("$h->{dir}/postgrest.pid") =~ /^(\d+)/;
+patient($h, '120s', '1s');
+kill STOP => $postgrest;
+my $stuck = $h->get('/health/db');
+kill CONT => $postgrest;
+is_deeply([ $stuck->{status}, $stuck->{headers}{'content-type'}, $stuck->{json}{code} ], [ 504, 'application/json', 'SN504' ], 'PostgREST does not answer in time: nginx says so');
+patient($h, '1s', '120s');
+kill KILL => $postgrest;
+$t->wait_for('nginx to notice', sub { $stuck = $h->get('/health/db'); $stuck->{status} == 503 });
+is_deeply([ @{ $stuck->{headers} }{qw(content-type access-control-allow-origin)}, $stuck->{json}{code} ], [ 'application/json', '*', 'SN503' ], 'it is away: JSON, and any page may read it');
+$h->http('start');
+is($h->get('/health/db')->{status}, 200, 'it is back');
 done_testing();
+
+# nginx waits that long for PostgREST from now on: until one of its workers has read it
+sub patient
+{
+	my ($surface, $from, $to) = @_;
+	my $file = "$surface->{dir}/sentinai.conf";
+	my ($master) = Sentinai::Test::slurp("$surface->{dir}/nginx.pid") =~ /^(\d+)/;
+	my $workers = sub { join ' ', sort split ' ', Sentinai::Test::run('ps', '-o', 'pid=', '--ppid', $master) };
+	my $before = $workers->();
+	my $config = Sentinai::Test::slurp($file) =~ s/proxy_read_timeout $from/proxy_read_timeout $to/r;
+
+	open my $handle, '>', $file or die "$file: $!";
+	print {$handle} $config;
+	close $handle;
+	kill HUP => $master;
+	$t->wait_for('nginx to have read its configuration', sub { my $now = $workers->(); $now ne '' && !grep { " $before " =~ / $_ / } split ' ', $now });
+	return;
+}

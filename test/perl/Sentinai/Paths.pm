@@ -8,10 +8,10 @@ Sentinai::Paths - what HTTP can be asked: the paths of docker/nginx.conf, and wh
 
   for my $path (Sentinai::Paths::paths()) { ... $path->{method}, {path}, {in_path}, {query}, {function}, {name} }
   # POST, /ops/dlq/{id}/retry, ['id'], ['actor', 'tenant_id'], dlq_retry, dlq_retry
-  my $openapi = Sentinai::Paths::openapi($h, $token);         # of PostgREST, as the token's role sees it
-  my $document = Sentinai::Paths::document($openapi);         # OpenAPI 3 of the paths
+  my $openapi = Sentinai::Paths::openapi($h, $token);         # PostgREST's, of functions and views, as the token's role sees it
+  my $document = Sentinai::Paths::document($h, $token);       # of the paths
 
-Both are read from what really runs, so that a path or function that comes later is there too.
+All are read from what really runs, so that a path or function that comes later is there too.
 
 =cut
 
@@ -105,55 +105,14 @@ sub openapi
 	return $answer->{json};
 }
 
-# What schemathesis asks with: paths with a body of any fields that a function of the kind may take
+# Of the paths, as nginx serves it to the token's role
 sub document
 {
-	my %paths;
+	my ($h, $token) = @_;
+	my $answer = $h->get('/openapi.json', token => $token);
 
-	for my $path (paths())
-	{
-		my @parameters = (
-			(map { { name => $_, in => 'path', required => JSON::PP::true, schema => schema($_, $path->{is_number}{$_}) } } @{ $path->{in_path} }),
-			(map { { name => $_, in => 'query', schema => schema($_) } } @{ $path->{query} }));
-		push @parameters, { name => 'Idempotency-Key', in => 'header', schema => { type => 'string', pattern => '^[!-~]{1,40}$' } }
-		  if $path->{method} eq 'POST';
-		$paths{ $path->{path} }{ lc $path->{method} } = {
-			operationId => "$path->{method} $path->{path}",
-			parameters => \@parameters,
-			responses => { default => { description => 'whatever it is, no 5xx' } },
-			$path->{method} =~ /^P/ ? (requestBody => { content => { 'application/json' => { schema => body() } } }) : (),
-		};
-	}
-	return { openapi => '3.0.3', info => { title => 'sentinai', version => '1' }, paths => \%paths };
-}
-
-sub schema
-{
-	my ($name, $is_number) = @_;
-	return { type => 'string', enum => [qw(TENANT_001 TENANT_002 TENANT_9)] } if $name =~ /^tenant(?:_id)?$/;
-	return { type => 'integer' } if $is_number || $name =~ /^(?:limit|offset|page|page_size)$/;
-	return { type => 'string', minLength => 1 } if defined $is_number;
-	return { type => 'string' };
-}
-
-sub body
-{
-	my %string = (type => 'string', maxLength => 60);
-	my %any = (anyOf => [ { type => 'string' }, { type => 'integer' }, { type => 'object' }, { type => 'boolean' } ]);
-
-	return {
-		type => 'object',
-		properties => {
-			reason => \%string, actor => \%string, title => \%string, exception_id => \%string, event_type => \%string,
-			format => { type => 'string', enum => [qw(csv json jsonl pdf xml)] },
-			report_type => { type => 'string', enum => [qw(exception_activity tool_execution policy_decisions nothing)] },
-			limit_type => { type => 'string', enum => [qw(api_requests events_ingested nothing)] },
-			limit_value => { type => 'integer' }, window_seconds => { type => 'integer' }, enabled => { type => 'boolean' },
-			dlq_ids => { type => 'array', items => { type => 'integer' } }, ids => { type => 'array', items => { type => 'integer' } },
-			parameters => { type => 'object', properties => { from_date => \%any, to_date => \%any } },
-			payload => \%any, severity => \%any, amount => \%any,
-		},
-	};
+	croak "there is no description of the paths: $answer->{status} $answer->{body}" if $answer->{status} != 200;
+	return $answer->{json};
 }
 
 1;

@@ -1,6 +1,6 @@
--- 92_api: sentinai over HTTP, by PostgREST over the schema sentinai_api and docker/nginx.conf in front of it. Here is what
+-- 91_api: sentinai over HTTP, by PostgREST over the schema sentinai_api and docker/nginx.conf in front of it. Here is what
 -- all of it shares: errors, headers, arguments, Idempotency-Key, and what runs before each request. The functions of the
--- subjects are in 93_api_*.sql and behind, what each role may call in 98_api_role.sql.
+-- subjects are in 93_api_*.sql and behind, what paths take in 92_api_path.sql, what each role may call in 98_api_role.sql.
 --
 -- A function of sentinai_api reads its arguments, calls sentinai.*, and shapes the answer. GET functions are STABLE: their
 -- transaction is read only. A POST function takes the whole body as its one unnamed argument, since a body may lack any field
