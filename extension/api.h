@@ -1,13 +1,28 @@
 /*
  * api.h
- *	  What the functions of sentinai_api that are C share. See api.c.
+ *	  What the functions of sentinai_api that are C share. See api.c and api_args.c.
  */
 #ifndef SENTINAI_API_H
 #define SENTINAI_API_H
 
 #include "postgres.h"
 
+#include "utils/jsonb.h"
+
 /* Error SN001: an argument is not what it must be. value is JSON; NULL: it is missing. */
 SN_NORETURN extern void sn_api_wrong(const char *name, const char *value, const char *must);
+
+/* The Idempotency-Key of this request; NULL: it has none. */
+extern char *sn_api_key(void);
+
+/* The arguments of a POST: the body, and over it those of the path and behind the "?". Errors: 22021, SN079. */
+extern Jsonb *sn_api_args(Jsonb *body);
+
+/* An argument as text, whatever its type, and one that must be a text; NULL: it is missing or null. Error: SN001. */
+extern char *sn_api_any(Jsonb *args, const char *name);
+extern char *sn_api_text(Jsonb *args, const char *name);
+
+/* One that must be an integer; fallback NULL: it is required. Error: SN001. */
+extern int64 sn_api_bigint(Jsonb *args, const char *name, const int64 *fallback);
 
 #endif /* SENTINAI_API_H */

@@ -1,19 +1,25 @@
 /*
  * api_dlq.c
- *	  Dead letters over HTTP: a page of them, and one.
+ *	  Dead letters over HTTP: a page of them, one, and its retry.
  *
  * A list is read by a statement of the filters that are there and of no others, so that each of these shapes has a plan of
  * its own that goes by an index, and its rows become JSON on their way out of the executor. Rows are read as the caller, by
  * row security and the rights of its role. Their payloads are no role's but the admin's: who is a member of
  * sentinai_payload gets those of a page from dlq_payloads(), which masks them; the others are told null, and nothing is read.
  *
+ * A retry is dlq_retry()'s, called past the executor; what the caller may retry is first read as the caller.
+ *
  * What is not here: the same for SQL (dlq_list() and dlq_get() in sql/40_dead_letter.sql).
  */
 #include "sentinai.h"
 
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
 #include "pgtime.h"
 #include "tcop/dest.h"
 #include "utils/acl.h"
@@ -31,6 +37,7 @@
 
 PG_FUNCTION_INFO_V1(sn_api_dlq_list);
 PG_FUNCTION_INFO_V1(sn_api_dlq_get);
+PG_FUNCTION_INFO_V1(sn_api_dlq_retry);
 
 /* How many are counted for the total of a list, unless it is to be exact. */
 #define COUNT_MAX 10000
@@ -681,6 +688,14 @@ sn_api_dlq_list(PG_FUNCTION_ARGS)
 
 /* ---- one ---- */
 
+/* The same for another tenant's as for one that doesn't exist. */
+SN_NORETURN static void
+refuse_missing(const char *id)
+{
+	ereport(ERROR, (errcode(SN_ERRCODE("SN011")), errmsg("there is no dead letter %s", id),
+					errhint("GET /ops/dlq lists them.")));
+}
+
 static SnStatement one_statement = {.n_args = 2, .args = {INT8OID, TEXTOID}};
 
 /* dlq_get(id, tenant_id) returns json */
@@ -707,9 +722,128 @@ sn_api_dlq_get(PG_FUNCTION_ARGS)
 	entries_finish(&entries);
 	SPI_finish();
 	if (entries.n == 0)
-		ereport(ERROR, (errcode(SN_ERRCODE("SN011")),
-						errmsg("there is no dead letter %s",
-							   PG_ARGISNULL(0) ? "" : psprintf(INT64_FORMAT, PG_GETARG_INT64(0))),
-						errhint("GET /ops/dlq lists them.")));
+		refuse_missing(PG_ARGISNULL(0) ? "" : psprintf(INT64_FORMAT, PG_GETARG_INT64(0)));
 	return json_end(&out);
+}
+
+/* ---- a retry ---- */
+
+static SnStatement read_tenant = {
+	.sql = "SELECT d.tenant_id FROM sentinai.dead_letter_queue d WHERE d.id OPERATOR(pg_catalog.=) $1"
+		   " AND ($2 IS NULL OR d.tenant_id OPERATOR(pg_catalog.=) $2)",
+	.n_args = 2,
+	.args = {INT8OID, TEXTOID}};
+
+static SnStatement begin_with_key = {.sql = "SELECT sentinai.api_begin('dlq_retry', $1, $2)::pg_catalog.text",
+									 .n_args = 2,
+									 .args = {TEXTOID, JSONBOID}};
+
+static SnStatement end_with_key = {.sql = "SELECT sentinai.api_end($1, $2::pg_catalog.json)",
+								   .n_args = 2,
+								   .args = {TEXTOID, TEXTOID}};
+
+/* The tenant of a dead letter that the caller may see, and that is this tenant's, where one is given. */
+static char *
+tenant_of(int64 id, const char *tenant_id)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum values[2] = {Int64GetDatum(id), tenant_id != NULL ? CStringGetTextDatum(tenant_id) : (Datum) 0};
+	char nulls[2] = {' ', tenant_id != NULL ? ' ' : 'n'};
+	char *tenant = NULL;
+
+	SPI_connect();
+	if (sn_query(&read_tenant, values, nulls, NULL) > 0)
+		tenant = MemoryContextStrdup(caller, sn_result_text(0, 1));
+	SPI_finish();
+	if (tenant == NULL)
+		refuse_missing(psprintf(INT64_FORMAT, id));
+	return tenant;
+}
+
+/* Begins what has an Idempotency-Key. An answer: it was done before, and was answered so; NULL: it is to be done. */
+static char *
+key_begin(const char *tenant, Jsonb *args)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum values[2] = {CStringGetTextDatum(tenant), JsonbPGetDatum(args)};
+	char *answer;
+
+	SPI_connect();
+	sn_execute(&begin_with_key, values, NULL);
+	answer = sn_result_text(0, 1);
+	if (answer != NULL)
+		answer = MemoryContextStrdup(caller, answer);
+	SPI_finish();
+	return answer;
+}
+
+static void
+key_end(const char *tenant, const char *answer)
+{
+	Datum values[2] = {CStringGetTextDatum(tenant), CStringGetTextDatum(answer)};
+
+	SPI_connect();
+	sn_execute(&end_with_key, values, NULL);
+	SPI_finish();
+}
+
+static void
+set_text_arg(NullableDatum *arg, const char *text)
+{
+	arg->isnull = text == NULL;
+	arg->value = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/* sentinai.dlq_retry(id, reason, actor), where the caller may execute it; its row. */
+static HeapTupleHeader
+call_retry(int64 id, const char *reason, const char *actor)
+{
+	static const Oid types[] = {INT8OID, TEXTOID, TEXTOID};
+	LOCAL_FCINFO(call, 3);
+	FmgrInfo function;
+	Oid oid = LookupFuncName(list_make2(makeString(SN_SCHEMA), makeString("dlq_retry")), 3, types, false);
+
+	if (SN_PROC_ACLCHECK(oid) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, "dlq_retry");
+	fmgr_info(oid, &function);
+	InitFunctionCallInfoData(*call, &function, 3, InvalidOid, NULL, NULL);
+	call->args[0] = (NullableDatum){Int64GetDatum(id), false};
+	set_text_arg(&call->args[1], reason);
+	set_text_arg(&call->args[2], actor);
+	return DatumGetHeapTupleHeader(FunctionCallInvoke(call));
+}
+
+static char *
+retry_json(HeapTupleHeader row)
+{
+	char retried_at[MAXDATELEN + 1];
+	bool isnull;
+	char *status = TextDatumGetCString(GetAttributeByName(row, "status", &isnull));
+	char *via = TextDatumGetCString(GetAttributeByName(row, "via", &isnull));
+
+	JsonEncodeDateTime(retried_at, GetAttributeByName(row, "retried_at", &isnull), TIMESTAMPTZOID, NULL);
+	return psprintf("{\"id\":" INT64_FORMAT
+					",\"status\":\"%s\",\"retried_at\":\"%s\",\"retry_count\":%d,\"via\":\"%s\"}",
+					DatumGetInt64(GetAttributeByName(row, "id", &isnull)), status, retried_at,
+					DatumGetInt32(GetAttributeByName(row, "retry_count", &isnull)), via);
+}
+
+/* dlq_retry(body) returns json */
+Datum
+sn_api_dlq_retry(PG_FUNCTION_ARGS)
+{
+	Jsonb *args = sn_api_args(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0));
+	int64 id = sn_api_bigint(args, "id", NULL);
+	const char *given = sn_tenant_check(sn_api_any(args, "tenant_id"));
+	char *tenant = given != NULL ? pstrdup(given) : tenant_of(id, NULL);
+	bool has_key = sn_api_key() != NULL;
+	char *answer = has_key ? key_begin(tenant, args) : NULL;
+
+	if (answer != NULL)
+		PG_RETURN_TEXT_P(cstring_to_text(answer));
+	tenant_of(id, tenant);
+	answer = retry_json(call_retry(id, sn_api_text(args, "reason"), sn_api_text(args, "actor")));
+	if (has_key)
+		key_end(tenant, answer);
+	PG_RETURN_TEXT_P(cstring_to_text(answer));
 }

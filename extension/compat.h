@@ -44,6 +44,13 @@
 #define SN_DATABASE_OWNERCHECK(oid) pg_database_ownercheck((oid), GetUserId())
 #endif
 
+/* pg_proc_aclcheck() too. */
+#if PG_VERSION_NUM >= 160000
+#define SN_PROC_ACLCHECK(oid) object_aclcheck(ProcedureRelationId, (oid), GetUserId(), ACL_EXECUTE)
+#else
+#define SN_PROC_ACLCHECK(oid) pg_proc_aclcheck((oid), GetUserId(), ACL_EXECUTE)
+#endif
+
 /* 18 hands counters for EXPLAIN to a scan, asks for deferrable keys by name, and sorts by direction, not by strategy. */
 #if PG_VERSION_NUM >= 180000
 #define SN_INDEX_BEGINSCAN(rel, index, snapshot, n_keys) index_beginscan((rel), (index), (snapshot), NULL, (n_keys), 0)

@@ -31,6 +31,7 @@ REGRESS = \
 	legal_hold \
 	personal_data \
 	api_error \
+	api_args \
 	api_dlq
 
 # test/pgtap/NAME.sql

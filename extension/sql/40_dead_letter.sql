@@ -187,8 +187,7 @@ COMMENT ON FUNCTION sentinai.dlq_let_go(bigint, text, text, text, boolean) IS
 	'Called by the triggers of dead_letter_queue: takes a retry that waits in event_pending away, and lets the events parked behind a dead letter go on. closed: the dead letter is closed or gone.';
 
 CREATE FUNCTION sentinai.dead_letter_guard() RETURNS trigger
-	LANGUAGE c VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, sentinai, pg_temp
+	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_dead_letter_guard';
 COMMENT ON FUNCTION sentinai.dead_letter_guard() IS
 	'Trigger: refuses changes of status that dlq_transitions() doesn''t have, and fills in what the new status demands.';

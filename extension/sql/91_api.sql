@@ -23,9 +23,8 @@ COMMENT ON FUNCTION sentinai.api_status_list() IS
 -- ---- headers ----
 
 CREATE FUNCTION sentinai.api_request_header(name text) RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
-	AS $$ SELECT nullif(current_setting('request.headers', true), '')::json ->> $1 $$;
+	LANGUAGE c STABLE STRICT
+	AS 'MODULE_PATHNAME', 'sn_api_request_header_sql';
 COMMENT ON FUNCTION sentinai.api_request_header(text) IS 'A header of this request, by its name in small letters; NULL: there is none.';
 
 CREATE FUNCTION sentinai.api_header(name text, value text) RETURNS void
@@ -45,34 +44,13 @@ COMMENT ON FUNCTION sentinai.api_answer(integer) IS 'Sets the status of the answ
 -- ---- arguments ----
 
 CREATE FUNCTION sentinai.api_decode(value text) RETURNS text
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $$
-	SELECT CASE WHEN $1 !~ '%' THEN $1
-		ELSE (SELECT convert_from(string_agg(CASE WHEN m[1] IS NULL THEN convert_to(m[2], 'UTF8') ELSE decode(m[1], 'hex') END, ''::bytea ORDER BY n), 'UTF8')
-				FROM regexp_matches($1, '%([0-9A-Fa-f]{2})|([^%]+|%)', 'g') WITH ORDINALITY AS r (m, n)) END
-$$;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_api_decode';
 COMMENT ON FUNCTION sentinai.api_decode(text) IS 'A text without its percent-encoding (RFC 3986). Error: 22021, it is no UTF-8.';
 
 CREATE FUNCTION sentinai.api_args(body jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	IF jsonb_typeof(body) IS DISTINCT FROM 'object' THEN
-		RAISE EXCEPTION USING ERRCODE = 'SN079', MESSAGE = 'the body must be a JSON object', DETAIL = format('It is %s.', coalesce(jsonb_typeof(body), 'missing'));
-	END IF;
-	-- The first of a name counts, and what nginx took out of the path comes first.
-	RETURN body || coalesce((
-		SELECT jsonb_object_agg(a.name, a.value)
-		  FROM (SELECT DISTINCT ON (1) sentinai.api_decode(split_part(p.pair, '=', 1)) AS name,
-					   sentinai.api_decode(CASE WHEN p.n <= 2 THEN substr(p.pair, strpos(p.pair, '=') + 1)
-												ELSE replace(substr(p.pair, strpos(p.pair, '=') + 1), '+', ' ') END) AS value
-				  FROM string_to_table(sentinai.api_request_header('x-sentinai-args'), '&') WITH ORDINALITY AS p (pair, n)
-				 WHERE p.pair ~ '^[^=]+=.'
-				 ORDER BY 1, p.n) a), '{}');
-END
-$$;
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_api_args_sql';
 COMMENT ON FUNCTION sentinai.api_args(jsonb) IS
 	'The arguments of a POST: the body, and over it those of the path and behind the "?" (X-Sentinai-Args: id and tenant_id of the path, then the others). Errors: 22021, SN079 (the body is no object).';
 
@@ -125,49 +103,18 @@ COMMENT ON FUNCTION sentinai.api_tenant(text) IS
 	'The tenant that is asked for, the caller''s own where none is given: by who sees all it must be. Errors: 42501, SN001.';
 
 CREATE FUNCTION sentinai.api_text(args jsonb, name text) RETURNS text
-	LANGUAGE plpgsql IMMUTABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	IF jsonb_typeof($1->$2) NOT IN ('string', 'null') THEN
-		PERFORM sentinai.api_wrong($2, $1->$2, 'a text');
-	ELSIF $2 IN ('actor', 'requested_by') AND octet_length($1->>$2) > 255 THEN
-		-- It stands in every list.
-		PERFORM sentinai.api_wrong($2, $1->$2, 'a text of at most 255 bytes');
-	END IF;
-	RETURN $1->>$2;
-END
-$$;
+	LANGUAGE c IMMUTABLE STRICT
+	AS 'MODULE_PATHNAME', 'sn_api_text_sql';
 COMMENT ON FUNCTION sentinai.api_text(jsonb, text) IS 'An argument that is a text; NULL: not given. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_bigint(args jsonb, name text, fallback bigint DEFAULT NULL) RETURNS bigint
-	LANGUAGE plpgsql IMMUTABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	IF coalesce($1->$2, 'null') = 'null' AND $3 IS NOT NULL THEN
-		RETURN $3;
-	ELSIF coalesce($1->>$2, '') !~ '^-?\d{1,18}$' OR jsonb_typeof($1->$2) NOT IN ('string', 'number') THEN
-		PERFORM sentinai.api_wrong($2, $1->$2, 'an integer');
-	END IF;
-	RETURN ($1->>$2)::bigint;
-END
-$$;
+	LANGUAGE c IMMUTABLE
+	AS 'MODULE_PATHNAME', 'sn_api_bigint_sql';
 COMMENT ON FUNCTION sentinai.api_bigint(jsonb, text, bigint) IS 'An argument that is an integer; without a fallback it is required. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_boolean(args jsonb, name text, fallback boolean) RETURNS boolean
-	LANGUAGE plpgsql IMMUTABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-BEGIN
-	IF coalesce($1->$2, 'null') = 'null' THEN
-		RETURN $3;
-	ELSIF $1->>$2 NOT IN ('true', 'false') THEN
-		PERFORM sentinai.api_wrong($2, $1->$2, 'true or false');
-	END IF;
-	RETURN ($1->>$2)::boolean;
-END
-$$;
+	LANGUAGE c IMMUTABLE
+	AS 'MODULE_PATHNAME', 'sn_api_boolean';
 COMMENT ON FUNCTION sentinai.api_boolean(jsonb, text, boolean) IS 'An argument that is true or false. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_page(p_limit integer, p_offset integer) RETURNS void
@@ -235,12 +182,8 @@ COMMENT ON FUNCTION sentinai.api_list(json) IS 'A list that has no pages: {items
 -- ---- Idempotency-Key ----
 
 CREATE FUNCTION sentinai.api_key() RETURNS text
-	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-	-- A structured field (RFC 8941) has quotes; most clients leave them out.
-	SELECT regexp_replace(sentinai.api_request_header('idempotency-key'), '^"(.*)"$', '\1')
-$$;
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'sn_api_key_sql';
 COMMENT ON FUNCTION sentinai.api_key() IS 'The Idempotency-Key of this request; NULL: it has none.';
 
 CREATE FUNCTION sentinai.api_begin(operation text, tenant_id text, args jsonb) RETURNS json

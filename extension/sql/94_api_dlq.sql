@@ -76,26 +76,9 @@ $$;
 COMMENT ON FUNCTION sentinai_api.dlq_groups(text) IS
 	E'Open dead letters by cause\nFailures with one fingerprint: how many, of how many tenants, since when, and the id of the newest. Answers {items, total}.';
 
-CREATE FUNCTION sentinai_api.dlq_retry(jsonb) RETURNS json
-	LANGUAGE plpgsql VOLATILE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-DECLARE
-	args	jsonb := sentinai.api_args($1);
-	id		bigint := sentinai.api_bigint(args, 'id');
-	tenant	text := coalesce(sentinai.tenant_check(args->>'tenant_id'), sentinai.api_dlq_tenant(id, NULL));
-	answer	json;
-BEGIN
-	answer := sentinai.api_begin('dlq_retry', tenant, args);
-	IF answer IS NOT NULL THEN
-		RETURN answer;
-	END IF;
-	PERFORM sentinai.api_dlq_tenant(id, tenant);
-	SELECT json_build_object('id', r.id, 'status', r.status, 'retried_at', r.retried_at, 'retry_count', r.retry_count, 'via', r.via) INTO answer
-	  FROM sentinai.dlq_retry(id, sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) r;
-	RETURN sentinai.api_end(tenant, answer);
-END
-$$;
+CREATE FUNCTION sentinai_api.dlq_retry(jsonb) RETURNS sentinai_api."application/json"
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'sn_api_dlq_retry';
 COMMENT ON FUNCTION sentinai_api.dlq_retry(jsonb) IS
 	E'Retries a dead letter\nTakes {id, tenant_id, reason, actor}; the last three may be missing. Its event goes to its topic once more. Answers {id, status, retried_at, retry_count, via}. 409 unless it is pending. Idempotency-Key is kept.';
 

@@ -325,8 +325,8 @@ SELECT is_empty($$
 	SELECT signature FROM routine
 	 WHERE pronamespace = 'sentinai_api'::regnamespace AND provolatile = 'v'
 	   AND prosrc !~ '\mapi_(begin|no_key|report_act)\M'
-	   -- a GET that writes its row of history
-	   AND proname NOT IN ('report_download', 'report_download_by_token')
+	   -- a GET that writes its row of history, and one in C that keeps its key
+	   AND proname NOT IN ('report_download', 'report_download_by_token', 'dlq_retry')
 $$, 'HTTP: an Idempotency-Key is kept or refused, never left out in silence');
 
 SELECT is_empty($$

@@ -233,7 +233,7 @@ is($h->post("/rest/dead_letter_queue", token => $token{admin}, body => {})->{sta
 # What an operator has in SQL has a path, or stands on the page with the reason why not.
 my %has_path = map { $_->[0] => $_->[1] } $t->rows(q{
 	SELECT p.proname, bool_or(EXISTS (SELECT FROM pg_proc a WHERE (a.pronamespace = 'sentinai_api'::regnamespace OR a.proname ~ '^api_')
-									   AND a.prosrc ~ ('\msentinai\.' || p.proname || '\(')))::int
+									   AND (a.prosrc ~ ('\msentinai\.' || p.proname || '\(') OR a.prosrc = 'sn_api_' || p.proname)))::int
 	  FROM pg_proc p WHERE p.pronamespace = 'sentinai'::regnamespace AND p.proname !~ '^api_' GROUP BY 1});
 my @of_operator = map { $_->[0] } $t->rows(q{
 	SELECT DISTINCT p.proname FROM pg_proc p

@@ -1,0 +1,322 @@
+/*
+ * api_args.c
+ *	  The arguments of a request over HTTP: its headers, what nginx found in the path and behind the "?" (X-Sentinai-Args),
+ *	  and the body of a POST.
+ *
+ * X-Sentinai-Args is "id=...&tenant_id=...&" with the query behind it, all of it percent-encoded as it came. A "+" is a blank
+ * behind the "?" and a "+" in the path.
+ */
+#include "sentinai.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+
+#include "api.h"
+#include "sentinai_json.h"
+
+PG_FUNCTION_INFO_V1(sn_api_request_header_sql);
+PG_FUNCTION_INFO_V1(sn_api_decode);
+PG_FUNCTION_INFO_V1(sn_api_args_sql);
+PG_FUNCTION_INFO_V1(sn_api_key_sql);
+PG_FUNCTION_INFO_V1(sn_api_text_sql);
+PG_FUNCTION_INFO_V1(sn_api_bigint_sql);
+PG_FUNCTION_INFO_V1(sn_api_boolean);
+
+#define HEADERS "request.headers"
+#define IN_PATH 2	  /* of the pairs in X-Sentinai-Args */
+#define ACTOR_MAX 255 /* bytes: it stands in every list */
+#define BIGINT_DIGITS 18
+
+/* ---- headers ---- */
+
+/* A header of this request, by its name in small letters; NULL: there is none. */
+static char *
+request_header(const char *name)
+{
+	const char *headers = GetConfigOption(HEADERS, true, false);
+	sn_limits limits = SN_LIMITS_DEFAULT;
+	sn_json json;
+	sn_json_token token;
+	char *value = NULL;
+
+	if (headers == NULL)
+		return NULL;
+	sn_json_begin(&json, headers, strlen(headers), &limits);
+	while ((token = sn_json_next(&json)) > SN_TOKEN_END)
+	{
+		if (token != SN_TOKEN_KEY || json.depth != 1 || json.len != strlen(name) ||
+			memcmp(json.text, name, json.len) != 0)
+			continue;
+		if (sn_json_next(&json) != SN_TOKEN_STRING)
+			return NULL;
+		value = palloc(json.len + 1);
+		value[sn_json_unescape(json.text, json.len, value)] = '\0';
+	}
+	return value;
+}
+
+char *
+sn_api_key(void)
+{
+	char *key = request_header("idempotency-key");
+	size_t len = key ? strlen(key) : 0;
+
+	/* A structured field (RFC 8941) has quotes; most clients leave them out. */
+	if (len < 2 || key[0] != '"' || key[len - 1] != '"')
+		return key;
+	key[len - 1] = '\0';
+	return key + 1;
+}
+
+/* ---- percent-encoding (RFC 3986) ---- */
+
+static int
+hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c = pg_ascii_tolower(c);
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* In the server's encoding. Error 22021: it is no UTF-8. plus: a "+" is a blank. */
+static char *
+decode(const char *text, int len, bool plus)
+{
+	char *out = palloc(len + 1);
+	int n = 0;
+
+	for (int i = 0; i < len; i++)
+	{
+		int high = text[i] == '%' && i + 2 < len ? hex_digit(text[i + 1]) : -1;
+		int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
+
+		if (low >= 0)
+		{
+			out[n++] = high << 4 | low;
+			i += 2;
+		}
+		else
+			out[n++] = plus && text[i] == '+' ? ' ' : text[i];
+	}
+	out[n] = '\0';
+	return memchr(text, '%', len) == NULL ? out : pg_any_to_server(out, n, PG_UTF8);
+}
+
+/* ---- arguments ---- */
+
+static void
+push_string(JsonbParseState **state, JsonbIteratorToken token, char *text)
+{
+	JsonbValue value = {.type = jbvString, .val.string = {.len = strlen(text), .val = text}};
+
+	pushJsonbValue(state, token, &value);
+}
+
+/* A pair of X-Sentinai-Args, unless name or value is empty. */
+static void
+push_pair(JsonbParseState **state, const char *pair, int len, bool in_path)
+{
+	const char *equals = memchr(pair, '=', len);
+
+	if (equals == NULL || equals == pair || equals + 1 == pair + len)
+		return;
+	push_string(state, WJB_KEY, decode(pair, equals - pair, false));
+	push_string(state, WJB_VALUE, decode(equals + 1, pair + len - (equals + 1), !in_path));
+}
+
+/* From the last to the first: of one name the last that is pushed counts, and what stands in the path comes first. */
+static Jsonb *
+args_of_header(const char *header)
+{
+	JsonbParseState *state = NULL;
+	int end = strlen(header);
+	int n = 1;
+
+	for (const char *c = header; *c != '\0'; c++)
+		n += *c == '&';
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (; n > 0; n--)
+	{
+		int begin = end;
+
+		while (begin > 0 && header[begin - 1] != '&')
+			begin--;
+		push_pair(&state, header + begin, end - begin, n <= IN_PATH);
+		end = begin - 1;
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+Jsonb *
+sn_api_args(Jsonb *body)
+{
+	char *header = request_header("x-sentinai-args");
+
+	if (body == NULL || !JB_ROOT_IS_OBJECT(body))
+		ereport(ERROR, (errcode(SN_ERRCODE("SN079")), errmsg("the body must be a JSON object"),
+						errdetail("It is %s.", body == NULL ? "missing"
+															: TextDatumGetCString(DirectFunctionCall1(
+																  jsonb_typeof, JsonbPGetDatum(body))))));
+	if (header == NULL)
+		return body;
+	return DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(body), JsonbPGetDatum(args_of_header(header))));
+}
+
+/* An argument; NULL: it is missing. */
+static JsonbValue *
+find(Jsonb *args, const char *name)
+{
+	return getKeyJsonValueFromContainer(&args->root, name, strlen(name), NULL);
+}
+
+static char *
+as_json(JsonbValue *value)
+{
+	Jsonb *jsonb;
+
+	if (value == NULL)
+		return NULL;
+	jsonb = JsonbValueToJsonb(value);
+	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+}
+
+/* As ->> has it: NULL for null too. */
+static char *
+as_text(JsonbValue *value)
+{
+	if (value == NULL || value->type == jbvNull)
+		return NULL;
+	if (value->type == jbvString)
+		return pnstrdup(value->val.string.val, value->val.string.len);
+	return as_json(value);
+}
+
+char *
+sn_api_any(Jsonb *args, const char *name)
+{
+	return as_text(find(args, name));
+}
+
+char *
+sn_api_text(Jsonb *args, const char *name)
+{
+	JsonbValue *value = find(args, name);
+	char *text = as_text(value);
+
+	if (value != NULL && value->type != jbvString && value->type != jbvNull)
+		sn_api_wrong(name, as_json(value), "a text");
+	if (text != NULL && strlen(text) > ACTOR_MAX && (strcmp(name, "actor") == 0 || strcmp(name, "requested_by") == 0))
+		sn_api_wrong(name, as_json(value), "a text of at most 255 bytes");
+	return text;
+}
+
+static bool
+is_bigint(const char *text)
+{
+	int digits;
+
+	if (text == NULL)
+		return false;
+	text += *text == '-';
+	digits = strspn(text, "0123456789");
+	return digits >= 1 && digits <= BIGINT_DIGITS && text[digits] == '\0';
+}
+
+/* fallback NULL: it is required. */
+int64
+sn_api_bigint(Jsonb *args, const char *name, const int64 *fallback)
+{
+	JsonbValue *value = find(args, name);
+	char *text = as_text(value);
+
+	if (text == NULL && fallback != NULL)
+		return *fallback;
+	if (!is_bigint(text))
+		sn_api_wrong(name, as_json(value), "an integer");
+	return strtoi64(text, NULL, 10);
+}
+
+/* ---- in SQL ---- */
+
+static Datum
+text_or_null(FunctionCallInfo fcinfo, const char *text)
+{
+	if (text == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(text));
+}
+
+/* api_request_header(name text) returns text */
+Datum
+sn_api_request_header_sql(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, request_header(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+}
+
+/* api_decode(value text) returns text */
+Datum
+sn_api_decode(PG_FUNCTION_ARGS)
+{
+	text *value = PG_GETARG_TEXT_PP(0);
+
+	return text_or_null(fcinfo, decode(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value), false));
+}
+
+/* api_args(body jsonb) returns jsonb */
+Datum
+sn_api_args_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_JSONB_P(sn_api_args(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0)));
+}
+
+/* api_key() returns text */
+Datum
+sn_api_key_sql(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, sn_api_key());
+}
+
+/* api_text(args jsonb, name text) returns text */
+Datum
+sn_api_text_sql(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, sn_api_text(PG_GETARG_JSONB_P(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
+}
+
+/* api_bigint(args jsonb, name text, fallback bigint) returns bigint */
+Datum
+sn_api_bigint_sql(PG_FUNCTION_ARGS)
+{
+	int64 fallback = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(
+		sn_api_bigint(PG_GETARG_JSONB_P(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_ARGISNULL(2) ? NULL : &fallback));
+}
+
+/* api_boolean(args jsonb, name text, fallback boolean) returns boolean */
+Datum
+sn_api_boolean(PG_FUNCTION_ARGS)
+{
+	char *name;
+	JsonbValue *value;
+	char *given;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	value = find(PG_GETARG_JSONB_P(0), name);
+	given = as_text(value);
+	if (given == NULL && PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	if (given == NULL)
+		PG_RETURN_BOOL(PG_GETARG_BOOL(2));
+	if (strcmp(given, "true") != 0 && strcmp(given, "false") != 0)
+		sn_api_wrong(name, as_json(value), "true or false");
+	PG_RETURN_BOOL(given[0] == 't');
+}
