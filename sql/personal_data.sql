@@ -66,6 +66,7 @@ CREATE ROLE regress_pd_other IN ROLE sentinai_operator, sentinai_payload;
 SELECT tenant_role_add('regress_pd_sees', 'pd_a'), tenant_role_add('regress_pd_other', 'pd_b');
 SET ROLE regress_pd_sees;
 SELECT event_type, payload FROM exception_events('MASKED', 'pd_a');
+SELECT event_type, actor_type, actor_id, payload FROM exception_history('pd_a', 'MASKED');
 SELECT event_id, payload FROM dlq_list('pd_a');
 SELECT (dlq_get(id)).payload FROM dlq_list('pd_a');
 \set VERBOSITY sqlstate
@@ -79,6 +80,8 @@ SELECT payload_mask_remove('*', '{phones,*}');
 SET ROLE regress_pd_other;
 SELECT count(*) FROM exception_payloads('MASKED', '{pd_a}');
 SELECT count(*) FROM dlq_payloads(ARRAY(SELECT generate_series(1, 100000)));
+SELECT count(*) FROM exception_history('pd_a', 'MASKED');
+SELECT count(*) FROM exception_history('pd_b', 'MASKED');
 RESET ROLE;
 -- A record's bytes can't be masked: an admin sees them, others where there is no mask. Another tenant's isn't there, for either.
 SELECT id AS masked FROM dead_letter_queue WHERE tenant_id = 'pd_a' \gset
@@ -90,6 +93,7 @@ SELECT count(*) FROM dlq_record(:masked);
 RESET ROLE;
 -- An admin sees the values, and so does a handler.
 SELECT event_type, payload FROM exception_events('MASKED', 'pd_a');
+SELECT event_type, actor_type, actor_id, payload FROM exception_history('pd_a', 'MASKED');
 SELECT payload->'phones' FROM exception_event WHERE exception_id = 'MASKED' AND event_type = 'ExceptionIngested';
 SELECT payload_mask_remove('*', '{phones,*}'), payload_mask_remove('*', '{phones,*}');
 SELECT payload_mask_remove(event_type, path) FROM payload_mask_list();
@@ -100,6 +104,7 @@ SET ROLE regress_pd_other;
 SELECT * FROM dlq_record(:masked);
 SET sentinai.tenant_id = 'pd_a';
 SET ROLE sentinai_operator;
+SELECT event_type, payload FROM exception_history('pd_a', 'MASKED');
 SELECT * FROM dlq_record(:masked);
 RESET ROLE;
 RESET sentinai.tenant_id;

@@ -1,6 +1,27 @@
 -- 88_personal_data: what the platform keeps of an exception, for subject_erase(). What reports count by stays: times, status,
 -- severity, kind; who and what it was about goes.
 
+-- The reader of exception_event: its payloads are the admin's otherwise.
+CREATE FUNCTION sentinai.exception_history(tenant text, exception text)
+	RETURNS TABLE (event_id text, event_type text, actor_type text, actor_id text, payload jsonb, created_at timestamptz, recorded_at timestamptz)
+	LANGUAGE plpgsql STABLE SECURITY DEFINER
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	shown	boolean := pg_has_role(sentinai.caller_role(), 'sentinai_payload', 'USAGE');
+BEGIN
+	$1 := sentinai.tenant_check($1);
+	RETURN QUERY
+		SELECT e.event_id::text, e.event_type::text, e.actor_type, e.actor_id, CASE WHEN shown THEN sentinai.payload_masked(e.event_type, e.payload) END,
+			   e.created_at, e.recorded_at
+		  FROM sentinai.exception_event e
+		 WHERE e.tenant_id = $1 AND e.exception_id = $2
+		 ORDER BY e.created_at, e.recorded_at, e.event_id, e.event_type;
+END
+$$;
+COMMENT ON FUNCTION sentinai.exception_history(text, text) IS
+	'What happened to an exception, for as long as it is kept: the rows of exception_event, by the time they happened. payload is NULL for who is not a member of sentinai_payload; what payload_mask_list() names is *** for all but an admin. Error: 42501.';
+
 CREATE FUNCTION sentinai.subject_erase_platform(tenant_id text, key text, salt bytea) RETURNS TABLE (relation text, rows bigint)
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, sentinai, pg_temp

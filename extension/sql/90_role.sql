@@ -101,7 +101,7 @@ BEGIN
 				'idempotency_renew', 'idempotency_abandon']),
 			('sentinai_platform', ARRAY['emit', 'fail', 'usage_record', 'usage_record_batch', 'version', 'intake_handle', 'intake_deadline', 'idempotency_begin',
 				'idempotency_complete', 'idempotency_renew', 'idempotency_abandon']),
-			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'exception_payloads', 'payload_mask_list', 'event_trace',
+			('sentinai_viewer', ARRAY['version', 'is_active', 'tenant_list', 'event_parse', 'exception_events', 'exception_payloads', 'exception_history', 'payload_mask_list', 'event_trace',
 				'event_why', 'worker_list', 'health', 'health_db', 'health_workers', 'health_problems',
 				'metrics', 'rate_limit_forecast', 'dlq_list', 'dlq_get', 'dlq_entries', 'dlq_payloads', 'dlq_record', 'dlq_history', 'dlq_stats', 'dlq_groups', 'dlq_message_pattern',
 				'dlq_growth', 'dlq_size', 'dlq_transitions', 'retry_policy_list', 'circuit_list', 'retry_policy_for', 'retry_delay', 'error_class',

@@ -134,6 +134,30 @@ $$;
 COMMENT ON FUNCTION sentinai_api.exception_events(text, text, integer, integer, text) IS
 	E'The events of an exception\nBy the time they happened. payload and metadata are null for who is not a member of sentinai_payload. p_after, the next_after of the page before, goes on behind it. Answers {exception_id, items, total, limit, offset, next_after}.';
 
+CREATE FUNCTION sentinai_api.exception_history(tenant_id text, exception_id text, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0,
+		p_after text DEFAULT NULL) RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	tenant	text := sentinai.api_tenant($1);
+	id		text := sentinai.api_path_id($2);
+	items	json[];
+	keys	text[];
+BEGIN
+	SELECT array_agg(row_to_json(e)), array_agg(sentinai.api_cursor(e.created_at, sentinai.api_cursor(e.recorded_at, concat_ws('_', e.event_id, e.event_type))))
+	  INTO items, keys
+	  FROM sentinai.exception_history(tenant, id) e;
+	IF items IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no exception "%s"', left(id, 100)), DETAIL = 'No worker has taken it in.';
+	END IF;
+	RETURN (SELECT json_build_object('tenant_id', tenant, 'exception_id', id, 'items', s.page, 'total', s.total, 'limit', $3, 'offset', $4, 'next_after', s.next_after)
+			  FROM sentinai.api_slice(items, keys, $3, $4, $5) s);
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.exception_history(text, text, integer, integer, text) IS
+	E'What happened to an exception\nWho did what, and each change, for as long as the exception is kept; exception_events has the events themselves, for sentinai.event_retention. payload is null for who is not a member of sentinai_payload, and masked. p_after, the next_after of the page before, goes on behind it. Answers {tenant_id, exception_id, items: [{event_id, event_type, actor_type, actor_id, payload, created_at, recorded_at}], total, limit, offset, next_after}.';
+
 CREATE FUNCTION sentinai_api.event_why(event_id text, tenant_id text DEFAULT NULL, worker_type text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -264,6 +288,59 @@ END
 $$;
 COMMENT ON FUNCTION sentinai_api.subject_erase(jsonb) IS
 	E'Erases a person''s data\nTakes {tenant_id, key, reason, actor}: see docs/personal-data.md. Answers {tenant_id, items: [{relation, rows}], total}. For the admin. Idempotency-Key is kept.';
+
+CREATE FUNCTION sentinai_api.payload_mask_list() RETURNS json
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	RETURN sentinai.api_list((SELECT json_agg(m) FROM sentinai.payload_mask_list() m));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.payload_mask_list() IS
+	E'What is masked in payloads\nAll masks. Answers {items: [{event_type, path, created_at, created_by}], total}.';
+
+-- An array in a body, and {customer,email} behind the "?".
+CREATE FUNCTION sentinai.api_mask_path(args jsonb) RETURNS text[]
+	LANGUAGE plpgsql IMMUTABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+BEGIN
+	IF jsonb_typeof($1->'path') = 'array' THEN
+		RETURN ARRAY(SELECT e.value FROM jsonb_array_elements_text($1->'path') WITH ORDINALITY AS e (value, n) ORDER BY e.n);
+	END IF;
+	RETURN sentinai.api_text($1, 'path')::text[];
+END
+$$;
+COMMENT ON FUNCTION sentinai.api_mask_path(jsonb) IS 'The argument path of a mask. Errors: SN001, 22P02.';
+
+CREATE FUNCTION sentinai_api.payload_mask_add(jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+BEGIN
+	PERFORM sentinai.api_no_key('A mask is no tenant''s, and can be set once more.');
+	PERFORM sentinai.payload_mask_add(sentinai.api_text(args, 'event_type'), sentinai.api_mask_path(args));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.payload_mask_add(jsonb) IS
+	E'Masks a value in payloads\nTakes {event_type, path: [keys from the payload down; * is any]}: whoever is no admin sees *** there. event_type * stands for all. Answers 204, also where it is masked already. For the admin.';
+
+CREATE FUNCTION sentinai_api.payload_mask_remove(jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+DECLARE
+	args	jsonb := sentinai.api_args($1);
+BEGIN
+	PERFORM sentinai.api_no_key('A mask is no tenant''s, and can be taken away once more.');
+	PERFORM sentinai.payload_mask_remove(sentinai.api_text(args, 'event_type'), sentinai.api_mask_path(args));
+END
+$$;
+COMMENT ON FUNCTION sentinai_api.payload_mask_remove(jsonb) IS
+	E'Takes a mask away\nTakes {event_type, path}. Answers 204, also where there was none. For the admin.';
 
 CREATE FUNCTION sentinai_api.circuit_list() RETURNS json
 	LANGUAGE plpgsql STABLE

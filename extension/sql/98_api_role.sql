@@ -46,9 +46,9 @@ BEGIN
 			('sentinai_api', 'sentinai_viewer', ARRAY['health', 'health_db', 'health_workers', 'workers_health', 'metrics', 'dlq_list', 'dlq_stats', 'dlq_get',
 				'dlq_history', 'dlq_groups', 'rate_limits_get', 'rate_limits_usage', 'usage_summary', 'usage_details', 'usage_export',
 				'books_check', 'report_list', 'report_stats', 'report_types', 'report_get', 'report_manifest', 'report_chain_check',
-				'report_download_by_token', 'report_download_head_by_token', 'outbox_failed_list', 'worker_type_list', 'suspect_list', 'openapi', 'exception_trace', 'exception_events', 'event_why', 'tenant_list',
+				'report_download_by_token', 'report_download_head_by_token', 'outbox_failed_list', 'worker_type_list', 'suspect_list', 'openapi', 'exception_trace', 'exception_events', 'exception_history', 'payload_mask_list', 'event_why', 'tenant_list',
 				'dlq_growth', 'rate_limit_forecast', 'circuit_list', 'retry_policy_list']),
-			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end', 'api_no_key', 'api_event_known', 'api_report_act', 'event_id_new']),
+			('sentinai', 'sentinai_operator', ARRAY['api_key', 'api_begin', 'api_end', 'api_no_key', 'api_event_known', 'api_mask_path', 'api_report_act', 'event_id_new']),
 			('sentinai_api', 'sentinai_operator', ARRAY['dlq_retry', 'dlq_retry_batch', 'dlq_replay', 'dlq_discard', 'report_request',
 				'outbox_failed_retry', 'outbox_failed_discard', 'report_download', 'report_download_head', 'report_cancel', 'report_retry', 'report_link', 'exception_create',
 				'dlq_rehearse', 'rate_limit_reset', 'report_hold', 'report_release', 'legal_hold_add', 'legal_hold_list', 'circuit_open', 'circuit_close'])

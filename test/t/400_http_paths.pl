@@ -25,6 +25,8 @@ SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > 12 THEN 'TENANT_002' ELSE
 	   '5e0c5a8f0c2b6d11', 'exceptions', n % 6, n, '{"amount": 120}', '\x7b7d', '2026-01-15 10:29:00+00', now() - n * interval '1 minute'
   FROM generate_series(1, 14) n;
 SELECT rate_limit_set('TENANT_003', 'api_requests', 2, 86400);
+INSERT INTO exception_event (tenant_id, exception_id, event_id, event_type, actor_type, actor_id, payload)
+VALUES ('TENANT_001', 'EXC_001', 'EVT_0', 'ExceptionIngested', 'system', 'ledger', '{"amount": 120}');
 INSERT INTO outbox_failed (id, topic, tenant_id, event_id, event_type, error, message, record_value, created_at)
 SELECT n, 'exceptions', 'TENANT_001', 'EVT_9' || n, 'ExceptionIngested', 'MSG_SIZE_TOO_LARGE', 'Broker: Message size too large', '\x7b7d', now()
   FROM generate_series(1, 2) n;
