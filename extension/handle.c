@@ -11,9 +11,11 @@
  * A handler with scope = tenant is called once for each tenant of a wave (tenant_scope.c holds it to that tenant). Deferred
  * triggers fire under the role and tenant that have deferred them, whenever the next call has others, and at the slice's end.
  *
- * Handlers run as their row's role, with the session's own settings, under a timer. What they leave in the session (settings,
- * advisory locks, LISTENs, temporary objects) is undone after the batch, temporary objects of one tenant before the next. They can't run as a security-restricted operation,
- * which would do some of that, since that forbids deferred constraints.
+ * Handlers run as their row's role, with the session's own settings and the database's search_path, under a timer. Whoever
+ * calls can't put objects of its own in the place of those that a handler names: they would run with the handler's rights.
+ * What handlers leave in the session (settings, advisory locks, LISTENs, temporary objects) is undone after the batch,
+ * temporary objects of one tenant before the next. They can't run as a security-restricted operation, which would do some of
+ * that, since that forbids deferred constraints.
  */
 #include "postgres.h"
 
@@ -21,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "caller.h"
 #include "circuit.h"
 #include "consume.h"
 #include "emit.h"
@@ -68,8 +71,8 @@
 #define MAX_RERUNS 3
 
 /* The settings of consume() that a handler must not see: it gets the session's. */
-static const char *const handler_settings[] = {"search_path",	   "enable_seqscan",  "enable_hashjoin",
-											   "enable_mergejoin", "plan_cache_mode", "jit"};
+static const char *const handler_settings[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin",
+											   "plan_cache_mode", "jit"};
 
 /* Thread of control: set by the timer's signal handler. */
 bool sn_rehearsing = false;
@@ -114,6 +117,34 @@ static SnStatement read_temporary_objects = {
 		" ORDER BY o.kind DESC", /* views before what they look at */
 	.n_args = 1,
 	.args = {TEXTOID}};
+
+/*
+ * What a new session has, unless its role or its client say otherwise: those are the caller's to choose.
+ */
+static SnStatement read_search_path = {
+	.sql =
+		"SELECT coalesce("
+		"(SELECT pg_catalog.substr(c, 13) FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c"
+		" WHERE s.setrole = 0 AND c ~ '^search_path=' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database d"
+		" WHERE d.datname = pg_catalog.current_database())) ORDER BY s.setdatabase DESC LIMIT 1),"
+		"(SELECT f.setting FROM pg_catalog.pg_file_settings f WHERE f.name = 'search_path' AND f.applied"
+		" ORDER BY f.seqno DESC LIMIT 1),"
+		"(SELECT s.boot_val FROM pg_catalog.pg_settings s WHERE s.name = 'search_path'))",
+	.n_args = 0};
+
+/* Read once a session, as a new one would. */
+static char *search_path = NULL;
+
+/* An object in the session's temporary schema that somebody has made who is no superuser. */
+static SnStatement read_strange_object = {
+	.sql =
+		"SELECT o.name FROM ("
+		"SELECT c.relname AS name, c.relowner AS owner FROM pg_catalog.pg_class c"
+		" WHERE c.relnamespace = pg_catalog.pg_my_temp_schema()"
+		" UNION ALL SELECT p.proname, p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace = pg_catalog.pg_my_temp_schema()"
+		" UNION ALL SELECT t.typname, t.typowner FROM pg_catalog.pg_type t WHERE t.typnamespace = pg_catalog.pg_my_temp_schema()"
+		") o JOIN pg_catalog.pg_roles r ON r.oid = o.owner WHERE NOT r.rolsuper ORDER BY 1 LIMIT 1",
+	.n_args = 0};
 
 static SnStatement read_channels = {.sql = "SELECT FROM pg_catalog.pg_listening_channels() LIMIT 1", .n_args = 0};
 
@@ -259,6 +290,37 @@ handler_role(const SnHandler *handler)
 	return role;
 }
 
+static void
+set_for_handler(const char *name, const char *value)
+{
+	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static bool
+has_temporary_schema(void)
+{
+	return OidIsValid(DatumGetObjectId(OidFunctionCall0(F_PG_MY_TEMP_SCHEMA)));
+}
+
+/*
+ * What the caller has chosen of this session is no part of a handler: its search_path, and temporary tables and types, which are
+ * found before all others. An admin, who may register handlers, is trusted, and so is what a superuser has made.
+ */
+static void
+check_session(void)
+{
+	if (search_path == NULL)
+	{
+		sn_execute(&read_search_path, NULL, NULL);
+		search_path = MemoryContextStrdup(TopMemoryContext, sn_result_text(0, 1));
+	}
+	if (has_temporary_schema() && !sn_caller_sees_all() && sn_execute(&read_strange_object, NULL, NULL) > 0)
+		ereport(ERROR,
+				(errcode(SN_ERRCODE("SN013")), errmsg("handlers can't run in a session that has temporary objects"),
+				 errdetail("One of them is \"%s\".", sn_result_text(0, 1)),
+				 errhint("DISCARD TEMP takes them away; a new session has none.")));
+}
+
 /* The tenant that the handler's call for an event is held to, NULL: none. */
 static const char *
 scope_of(const SnHandler *handler, const SnWork *work)
@@ -277,9 +339,9 @@ become_handler(const SnHandler *handler, const char *tenant, Self *self)
 
 	self->context = CurrentMemoryContext;
 	self->nest_level = NewGUCNestLevel();
+	set_for_handler("search_path", search_path);
 	for (int i = 0; i < lengthof(handler_settings); i++)
-		set_config_option(handler_settings[i], GetConfigOptionResetString(handler_settings[i]), PGC_USERSET,
-						  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		set_for_handler(handler_settings[i], GetConfigOptionResetString(handler_settings[i]));
 	GetUserIdAndSecContext(&self->user, &self->security);
 	SetUserIdAndSecContext(role, self->security | SECURITY_LOCAL_USERID_CHANGE);
 	if (tenant != NULL)
@@ -877,7 +939,7 @@ drop_temporary_objects(const char *role_name)
 	SPITupleTable *rows;
 	uint64 n;
 
-	if (!OidIsValid(DatumGetObjectId(OidFunctionCall0(F_PG_MY_TEMP_SCHEMA))))
+	if (!has_temporary_schema())
 		return;
 	n = sn_execute(&read_temporary_objects, &role, NULL);
 	rows = SPI_tuptable;
@@ -916,6 +978,7 @@ sn_handle(SnBatch *batch)
 			works[n++] = batch->work[i];
 	if (n == 0)
 		return;
+	check_session();
 	batch->handling_since = GetCurrentTimestamp();
 	if (batch->worker_type->has_tenant_scope)
 		sn_tenant_scope_begin();
@@ -979,6 +1042,7 @@ sn_handle_rehearse(SnRehearsal *rehearsal)
 	{
 		Slice slice = {.batch = batch, .works = batch->work, .n = 1, .calling = -1};
 
+		check_session();
 		sn_claim_index(batch);
 		if (batch->worker_type->has_tenant_scope)
 			sn_tenant_scope_begin();

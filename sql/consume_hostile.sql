@@ -264,5 +264,61 @@ SELECT code, pg_temp.send(pg_temp.event('code_' || code, payload => jsonb_build_
   FROM unnest('{SN030,SN007,SN013,SN018}'::text[]) AS u(code);
 
 DROP VIEW pending, keys;
+
+--
+-- Who rehearses, in a session of his own, puts nothing of his in the place of what a handler names
+--
+CREATE TABLE public.hostile_wanted (event_id text, note text);
+INSERT INTO public.hostile_wanted VALUES ('b', 'of a neighbour');
+GRANT ALL ON public.hostile_wanted TO sentinai_handler;
+CREATE FUNCTION public.hostile_note(text) RETURNS text LANGUAGE sql AS $$SELECT 'noted ' || $1$$;
+CREATE OR REPLACE FUNCTION hostile.handle(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO hostile_wanted VALUES (e.event_id, hostile_note(e.event_id));
+END $$;
+INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, worker_type, step, error_type, error_message, fingerprint, original_topic, payload_raw)
+	VALUES ('rehearsed', 'HostileEvent', 'hostile_a', 'hostile', 'handle', 'x', 'x', 'f', 'hostile', pg_temp.value('rehearsed', NULL, '{}', 'hostile_a'));
+CREATE ROLE regress_hostile LOGIN IN ROLE sentinai_operator;
+SELECT tenant_role_add('regress_hostile', 'hostile_a');
+CREATE SCHEMA regress_hostile AUTHORIZATION regress_hostile;
+SET ROLE regress_hostile;
+GRANT USAGE ON SCHEMA regress_hostile TO sentinai_handler;
+CREATE FUNCTION regress_hostile.hostile_note(text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION 'as %, % sees a note %', session_user, current_user, (SELECT note FROM public.hostile_wanted);
+END $$;
+RESET ROLE;
+SELECT current_user AS me \gset
+-- A setting that RESET goes back to.
+ALTER ROLE regress_hostile SET search_path = regress_hostile, public;
+\c - regress_hostile
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+\c - :me
+ALTER ROLE regress_hostile RESET search_path;
+\c - regress_hostile
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+CREATE TEMP TABLE hostile_wanted (event_id text, note text);
+GRANT ALL ON pg_temp.hostile_wanted TO sentinai_handler;
+CREATE FUNCTION pg_temp.hostile_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION '% sees a note %', current_user, (SELECT note FROM public.hostile_wanted);
+END $$;
+CREATE TRIGGER note BEFORE INSERT ON pg_temp.hostile_wanted FOR EACH ROW EXECUTE FUNCTION pg_temp.hostile_note();
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+DISCARD TEMP;
+CREATE DOMAIN pg_temp.text AS pg_catalog.text;
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+DISCARD TEMP;
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+\c - :me
+SET search_path = sentinai, public;
+SET client_min_messages = warning;
+DELETE FROM tenant_role WHERE role_name = 'regress_hostile';
+DROP SCHEMA regress_hostile CASCADE;
+DROP ROLE regress_hostile;
+DROP TABLE public.hostile_wanted;
+DROP FUNCTION public.hostile_note;
+DELETE FROM dead_letter_queue WHERE event_id = 'rehearsed';
+RESET client_min_messages;
 DROP SCHEMA hostile CASCADE;
 SELECT retry_policy_delete(worker_type => 'hostile');
