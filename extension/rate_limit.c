@@ -291,8 +291,8 @@ call_begin(Call *call, bool look)
 			ready = call_adopt(call, &read, look);
 		else
 			drop_slot(&call->key);
-		if (lookup == SN_LIMIT_NO_TENANT)
-			return SN_LIMIT_NO_TENANT;
+		if (lookup == SN_LIMIT_NO_TENANT || lookup == SN_LIMIT_ARCHIVED)
+			return lookup;
 	}
 	if (look && call->slot != &call->unshared)
 		call_copy(call);
@@ -500,8 +500,19 @@ give_back(Taken *t)
 }
 
 static void
+refuse_prepare(void)
+{
+	if (n_taken > 0)
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")),
+						errmsg("a transaction whose work was charged to rate limits can't be prepared"),
+						errdetail("What it was charged is given back if it is rolled back, by this session only.")));
+}
+
+static void
 on_xact_end(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_PREPARE)
+		refuse_prepare();
 	if (event == XACT_EVENT_ABORT)
 		for (int i = 0; i < n_taken; i++)
 			give_back(&taken[i]);
@@ -646,6 +657,13 @@ raise_unknown_tenant(const char *tenant_id, int len)
 }
 
 static void
+raise_archived_tenant(const char *tenant_id, int len)
+{
+	ereport(ERROR, (errcode(SN_ERRCODE("SN004")), errmsg("tenant \"%.*s\" is archived", len, tenant_id),
+					errhint("sentinai.tenant_resume() takes it back.")));
+}
+
+static void
 raise_above_limit(const Call *call, int64 cost, const SnRateLimit *state)
 {
 	ereport(ERROR, (errcode(SN_ERRCODE("SN042")),
@@ -728,6 +746,8 @@ call_require(Call *call, SnLimitLookup lookup)
 		raise_unknown_type(call->limit_type, call->limit_type_len);
 	if (lookup == SN_LIMIT_NO_TENANT)
 		raise_unknown_tenant(call->tenant_id, call->tenant_len);
+	if (lookup == SN_LIMIT_ARCHIVED)
+		raise_archived_tenant(call->tenant_id, call->tenant_len);
 }
 
 /* ---- who is not limited ---- */
@@ -830,7 +850,7 @@ sn_rate_limit_charge(const char *tenant_id, const char *limit_type, SnRateLimit 
 	if (sn_in_handler())
 		taken_prepare(1);
 	lookup = call_begin(&call, free_pass);
-	if (lookup == SN_LIMIT_NO_TENANT)
+	if (lookup == SN_LIMIT_NO_TENANT || lookup == SN_LIMIT_ARCHIVED)
 		return false;
 	call_require(&call, lookup);
 	decide_begun(&call, 1, false, free_pass, state);

@@ -293,16 +293,19 @@ read_type(const Row *row, SnLimitRead *result)
 }
 
 /* A tenant that was deleted and added again begins at zero. */
-static bool
+static SnLimitLookup
 read_tenant(Snapshot snapshot, text *tenant, SnLimitRead *result)
 {
 	Row row = row_open(TABLE_TENANT, snapshot, tenant, NULL);
-	bool known = row.tuple && !row_text_is(&row, TENANT_STATUS, "archived");
+	SnLimitLookup lookup = SN_LIMIT_NO_TENANT;
 
-	if (known)
+	if (row.tuple)
+	{
+		lookup = row_text_is(&row, TENANT_STATUS, "archived") ? SN_LIMIT_ARCHIVED : SN_LIMIT_FOUND;
 		result->config.since = DatumGetTimestampTz(row_datum(&row, TENANT_CREATED_AT));
+	}
 	row_close(&row);
-	return known;
+	return lookup;
 }
 
 /* False: the tenant has no limit of its own. */
@@ -368,7 +371,7 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 	text *tenant = cstring_to_text_with_len(key->tenant_id, key->tenant_len);
 	text *name = cstring_to_text_with_len(type->name, type->len);
 	text *everybody = cstring_to_text("");
-	SnLimitLookup lookup = SN_LIMIT_FOUND;
+	SnLimitLookup lookup;
 	Snapshot snapshot;
 	Row row;
 
@@ -376,11 +379,8 @@ sn_limit_read(const SnLimitType *type, const SnSlotKey *key, SnLimitRead *result
 	result->config.generation = sn_limit_private() ? 0 : sn_slot_generation(key->hash);
 	snapshot = latest_snapshot();
 	row = type_row(type, snapshot, name);
-	if (!cache_valid)
-		lookup = SN_LIMIT_NO_TYPE;
-	else if (!read_tenant(snapshot, tenant, result))
-		lookup = SN_LIMIT_NO_TENANT;
-	else
+	lookup = cache_valid ? read_tenant(snapshot, tenant, result) : SN_LIMIT_NO_TYPE;
+	if (lookup == SN_LIMIT_FOUND)
 	{
 		TimestampTz own_until;
 		bool own;

@@ -15,7 +15,8 @@ typedef enum SnLimitLookup
 {
 	SN_LIMIT_FOUND,
 	SN_LIMIT_NO_TYPE,
-	SN_LIMIT_NO_TENANT
+	SN_LIMIT_NO_TENANT,
+	SN_LIMIT_ARCHIVED /* the tenant is, and has no limits */
 } SnLimitLookup;
 
 /* What was read for a slot. */

@@ -216,8 +216,20 @@ flush_forget(void)
 }
 
 static void
+refuse_prepare(void)
+{
+	if (flushed != NULL)
+		ereport(ERROR,
+				(errcode(SN_ERRCODE("SN013")),
+				 errmsg("a transaction that has written counts of rate limits can't be prepared"),
+				 errdetail("If it is rolled back, they are to be written again, and only this session knows which.")));
+}
+
+static void
 on_xact_end(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_PREPARE)
+		refuse_prepare();
 	if (event == XACT_EVENT_ABORT)
 		flush_marks_again();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)

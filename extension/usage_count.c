@@ -152,9 +152,13 @@ give_back(SubTransactionId subid)
 static void
 on_xact_end(XactEvent event, void *arg)
 {
+	if (n_taken > 0 && event == XACT_EVENT_PRE_PREPARE)
+		ereport(ERROR, (errcode(SN_ERRCODE("SN013")),
+						errmsg("a transaction that has written counts of usage can't be prepared"),
+						errdetail("If it is rolled back, they are given back, by this session only.")));
 	if (n_taken > 0 && event == XACT_EVENT_ABORT)
 		give_back(InvalidSubTransactionId);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_COMMIT)
 		n_taken = 0;
 }
 

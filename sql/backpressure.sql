@@ -75,6 +75,16 @@ SELECT epoch FROM assign('press', 'press', 'press', 0, 2) UNION ALL SELECT epoch
 SELECT count(rate_limit_set(t, 'events_ingested', 4, 2)) FROM unnest(ARRAY['PR_A', 'PR_B']) t;
 
 --
+-- A batch that is rolled back gives back what it was charged; after PREPARE nobody could
+--
+SELECT pg_temp.at(-100);
+BEGIN;
+SELECT pg_temp.send('prepared PR_A');
+SELECT granted FROM rate_limit_state('PR_A', 'events_ingested');
+PREPARE TRANSACTION 'no';
+SELECT granted FROM rate_limit_state('PR_A', 'events_ingested');
+
+--
 -- What doesn't fit waits, each with its place; what costs nothing passes; the other tenant doesn't notice
 --
 SELECT pg_temp.at(0);

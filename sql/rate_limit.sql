@@ -435,6 +435,11 @@ BEGIN;
 TRUNCATE tenant;
 SELECT count(*) FROM rate_limit_config;
 ROLLBACK;
+\echo -- a row that goes to another tenant by hand
+BEGIN;
+UPDATE rate_limit_config SET tenant_id = 'rl_c', limit_value = 9 WHERE tenant_id = 'rl_gone';
+SELECT tenant_id, action, before, after FROM rate_limit_history ORDER BY id DESC LIMIT 2;
+ROLLBACK;
 SELECT source FROM rate_limit_list('rl_gone') WHERE limit_type = 'tool_executions';
 DELETE FROM tenant WHERE tenant_id = 'rl_gone';
 
@@ -552,6 +557,12 @@ ROLLBACK TO s;
 COMMIT;
 CALL pg_temp.write();
 SELECT granted FROM rate_limit_usage WHERE tenant_id = 'rl_a' AND limit_type = 'events_ingested';
+\echo -- nor can what was taken to be written be prepared
+SELECT rate_limit_check('rl_a', 'events_ingested') IS NULL;
+BEGIN;
+CALL pg_temp.write();
+PREPARE TRANSACTION 'no';
+CALL pg_temp.write();
 INSERT INTO rate_limit_usage VALUES ('rl_c', 'events_ingested', now() - interval '5 days', 60, 60, 1, 1, 1, 1, 'epoch', '-infinity', now() - interval '4 days')
 	ON CONFLICT ON CONSTRAINT rate_limit_usage_pkey DO UPDATE SET updated_at = excluded.updated_at;
 SELECT rate_limit_retain();

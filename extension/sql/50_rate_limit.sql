@@ -267,6 +267,7 @@ DECLARE
 	changed	jsonb := to_jsonb(coalesce(NEW, OLD));
 	before	jsonb := to_jsonb(OLD);
 	of_type	boolean := TG_TABLE_NAME = 'rate_limit_type_override';
+	kind	text := CASE WHEN of_type THEN 'type_' ELSE '' END;
 BEGIN
 	-- A row of a restore, whose history comes by itself.
 	IF TG_OP = 'INSERT' AND NEW.created_at <> now() THEN
@@ -275,8 +276,12 @@ BEGIN
 	IF of_type AND TG_OP = 'INSERT' THEN
 		SELECT to_jsonb(t) INTO before FROM sentinai.rate_limit_type t WHERE t.limit_type = NEW.limit_type;
 	END IF;
-	PERFORM sentinai.rate_limit_record(changed ->> 'tenant_id', changed ->> 'limit_type',
-		CASE WHEN of_type THEN 'type_' ELSE '' END || CASE TG_OP WHEN 'DELETE' THEN 'delete' ELSE 'set' END,
+	-- Another tenant's, or another type's, from now on: it has gone there, and come here.
+	IF TG_OP = 'UPDATE' AND (before ->> 'tenant_id', before ->> 'limit_type') IS DISTINCT FROM (changed ->> 'tenant_id', changed ->> 'limit_type') THEN
+		PERFORM sentinai.rate_limit_record(before ->> 'tenant_id', before ->> 'limit_type', kind || 'delete', sentinai.rate_limit_shown(before), NULL);
+		before := NULL;
+	END IF;
+	PERFORM sentinai.rate_limit_record(changed ->> 'tenant_id', changed ->> 'limit_type', kind || CASE TG_OP WHEN 'DELETE' THEN 'delete' ELSE 'set' END,
 		sentinai.rate_limit_shown(before), sentinai.rate_limit_shown(to_jsonb(NEW)));
 	RETURN NULL;
 END
@@ -573,6 +578,11 @@ DECLARE
 BEGIN
 	PERFORM sentinai.rate_limit_validate($3, $4, $5), sentinai.rate_limit_explain($6, $7);
 	$1 := sentinai.rate_limit_require($1, $2);
+	-- As a foreign key does: rate_limit_tenant_deleted() finds what is set before the tenant goes.
+	PERFORM FROM sentinai.tenant t WHERE t.tenant_id = $1 FOR KEY SHARE;
+	IF NOT FOUND THEN
+		PERFORM sentinai.rate_limit_tenant($1);
+	END IF;
 	INSERT INTO sentinai.rate_limit_config AS c (tenant_id, limit_type, limit_value, window_seconds, enabled)
 	VALUES ($1, $2, $3, $4, $5)
 	ON CONFLICT ON CONSTRAINT rate_limit_config_pkey DO UPDATE

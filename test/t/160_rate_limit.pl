@@ -95,7 +95,7 @@ is($open->sql($ask), 't|1000|996', 'deleted: the default again');
 $t->sql(q{SELECT rate_limit_type_set('api_requests', 7)});
 is($open->sql($ask), 't|7|2', 'another default');
 $t->sql(q{SELECT tenant_archive('T9')});
-like($open->sql($ask), qr/tenant "T9" is not known/, 'an archived tenant has no limits');
+like($open->sql($ask), qr/tenant "T9" is archived/, 'an archived tenant has no limits');
 $t->sql(q{SELECT tenant_resume('T9')});
 like($open->sql($ask), qr/^t\|7/, 'until it is taken back');
 $_->close for $open, $other;
