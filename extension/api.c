@@ -16,6 +16,7 @@
 
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
+#include "pgtime.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -109,6 +110,14 @@ raise_limited(const SnRateLimit *state)
 	ReThrowError(&error);
 }
 
+/* Times in answers are UTC's, wherever the server is, and so are those of a request that says no zone. */
+static void
+set_time_zone(void)
+{
+	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
+		set_config_option("TimeZone", "UTC", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /*
  * api_pre_request() returns void: charges the caller's tenant one of its api_requests. Who has no tenant is the admin, whom
  * nothing limits, or nobody, who may do nothing that costs.
@@ -120,6 +129,7 @@ sn_api_pre_request(PG_FUNCTION_ARGS)
 	SnRateLimit state;
 
 	sn_caller_require_subject();
+	set_time_zone();
 	if (tenant == NULL)
 		PG_RETURN_VOID();
 	tenant = pstrdup(tenant);

@@ -125,7 +125,8 @@ CREATE FUNCTION sentinai_api.usage_summary(tenant_id text DEFAULT NULL, period t
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 BEGIN
-	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', u->'period_start', 'period_end', u->'period_end',
+	RETURN (SELECT json_build_object('tenant_id', u->'tenant_id', 'period', u->'period', 'period_start', (u->>'period_start')::timestamptz,
+									 'period_end', (u->>'period_end')::timestamptz,
 									 'totals', u->'totals', 'by_resource', u->'by_resource')
 			  FROM sentinai.usage_summary(sentinai.api_tenant($1), $2, $3) u);
 END

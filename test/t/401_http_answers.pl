@@ -6,7 +6,7 @@ use IO::Socket::INET;
 use JSON::PP;
 use IO::Uncompress::Gunzip qw(gunzip);
 
-my $t = Sentinai::Test->new(settings => 'sentinai.maintenance_interval = 50ms');
+my $t = Sentinai::Test->new(settings => 'sentinai.maintenance_interval = 50ms; timezone = Asia/Kolkata');
 $t->sql(<<'SQL');
 SET search_path = sentinai, public;
 SELECT tenant_add('TENANT_001'), tenant_add('TENANT_002'), tenant_add('LIMITED'), tenant_add('KEYS'), tenant_add('PAGES');
@@ -209,6 +209,14 @@ for my $case ([ 'a chunk that is none', "Transfer-Encoding: chunked\r\n\r\nzz\r\
 	like($headers, qr{^Content-Type: application/json\r?$}m, "$name: JSON");
 	is(eval { decode_json($body)->{code} }, "SN$status", "$name: with a code");
 }
+
+# Times are UTC's, though the server is in India; so are those that say no zone.
+for my $path ('/ops/dlq?limit=1', '/ops/dlq/5/history', '/ops/events/EVT_5/why', '/rest/dead_letter_queue?limit=1', '/admin/tenants?status=active', '/usage/summary')
+{
+	my @times = $h->get($path, token => $operator)->{body} =~ /"(20\d\d-\d\d-\d\dT[^"_]*)"/g;
+	is_deeply([ grep { !/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00$/ } @times ], [], "$path: times of UTC");
+}
+is($h->get('/usage/summary?period=day&at=2025-01-15T00:30:00', token => $operator)->{json}{period_start}, '2025-01-15T00:00:00+00:00', 'a time without a zone is UTC\'s');
 
 # ---------------------------------------------------------------- headers that must not reach PostgREST
 
