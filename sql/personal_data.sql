@@ -61,16 +61,20 @@ SELECT event_type, path FROM payload_mask_list();
 
 SELECT pg_temp.send('{"event_id": "m1", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "MASKED", "payload": {"severity": "high", "customer": {"email": "ann@example.com", "id": 7}, "phones": ["1", "2"]}}',
 					'{"event_id": "m2", "event_type": "ExceptionIngested", "tenant_id": "pd_a", "exception_id": "MASKED-2", "payload": {"severity": "loud", "customer": {"email": "ann@example.com"}}}');
+-- Of a type that can't be read, or that is none, all masks count.
+SELECT pg_temp.send('{"event_id": "m3", "tenant_id": "pd_a", "exception_id": "MASKED-3", "payload": {"customer": {"email": "ann@example.com", "id": 7}}}',
+					'{"event_id": "m4", "event_type": "exceptioningested", "tenant_id": "pd_a", "exception_id": "MASKED-3", "payload": {"customer": {"email": "ann@example.com"}}}');
 CREATE ROLE regress_pd_sees IN ROLE sentinai_operator, sentinai_payload;
 CREATE ROLE regress_pd_other IN ROLE sentinai_operator, sentinai_payload;
 SELECT tenant_role_add('regress_pd_sees', 'pd_a'), tenant_role_add('regress_pd_other', 'pd_b');
 SET ROLE regress_pd_sees;
 SELECT event_type, payload FROM exception_events('MASKED', 'pd_a');
 SELECT event_type, actor_type, actor_id, payload FROM exception_history('pd_a', 'MASKED');
-SELECT event_id, payload FROM dlq_list('pd_a');
-SELECT (dlq_get(id)).payload FROM dlq_list('pd_a');
+SELECT event_id, payload FROM dlq_list('pd_a') ORDER BY 1;
+SELECT (dlq_get(id)).payload FROM dlq_list('pd_a') WHERE event_id = 'm2';
 \set VERBOSITY sqlstate
-SELECT dlq_record(id) FROM dlq_list('pd_a');
+SELECT dlq_record(id) FROM dlq_list('pd_a') WHERE event_id = 'm2';
+SELECT dlq_record(id) FROM dlq_list('pd_a') WHERE event_id = 'm4';
 \set VERBOSITY terse
 SELECT payload FROM event_log;
 SELECT payload_raw FROM dead_letter_queue;
@@ -84,7 +88,8 @@ SELECT count(*) FROM exception_history('pd_a', 'MASKED');
 SELECT count(*) FROM exception_history('pd_b', 'MASKED');
 RESET ROLE;
 -- A record's bytes can't be masked: an admin sees them, others where there is no mask. Another tenant's isn't there, for either.
-SELECT id AS masked FROM dead_letter_queue WHERE tenant_id = 'pd_a' \gset
+SELECT id AS masked FROM dead_letter_queue WHERE tenant_id = 'pd_a' AND event_id = 'm2' \gset
+DELETE FROM dead_letter_queue WHERE event_id IN ('m3', 'm4');
 SELECT topic, partition, convert_from(key, 'UTF8'), convert_from(value, 'UTF8')::jsonb->>'event_id' FROM dlq_record(:masked);
 SET ROLE regress_pd_other;
 \set VERBOSITY sqlstate

@@ -86,25 +86,36 @@ END
 $$;
 COMMENT ON FUNCTION sentinai.payload_mask_value(jsonb, text[]) IS 'A value with *** wherever the path leads to; what the path doesn''t lead to is as it was.';
 
+-- A sender's mistake in the type takes no mask off.
+CREATE FUNCTION sentinai.payload_mask_paths(event_type text) RETURNS SETOF text[]
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT m.path FROM sentinai.payload_mask m
+	 WHERE m.event_type IN ($1, '*') OR NOT EXISTS (SELECT FROM sentinai.event_type e WHERE e.event_type = $1)
+$$;
+COMMENT ON FUNCTION sentinai.payload_mask_paths(text) IS
+	'Internal: the masks of an event type; of one that is not known, or could not be read, all there are.';
+
 CREATE FUNCTION sentinai.payload_masked(event_type text, payload jsonb) RETURNS jsonb
 	LANGUAGE plpgsql STABLE SECURITY DEFINER
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	mask	record;
+	path	text[];
 	shown	jsonb := payload;
 BEGIN
 	IF shown IS NULL OR sentinai.caller_sees_all() THEN
 		RETURN shown;
 	END IF;
-	FOR mask IN SELECT m.path FROM sentinai.payload_mask m WHERE m.event_type IN (payload_masked.event_type, '*') LOOP
-		shown := sentinai.payload_mask_value(shown, mask.path);
+	FOR path IN SELECT p FROM sentinai.payload_mask_paths(event_type) p LOOP
+		shown := sentinai.payload_mask_value(shown, path);
 	END LOOP;
 	RETURN shown;
 END
 $$;
 COMMENT ON FUNCTION sentinai.payload_masked(text, jsonb) IS
-	'A payload as the caller may see it: with the masks of its event type, as it is for who sees all. Who may see payloads at all (sentinai_payload) is asked by the functions that read them.';
+	'A payload as the caller may see it: with the masks of its event type (of one that is not known: with all), as it is for who sees all. Who may see payloads at all (sentinai_payload) is asked by the functions that read them.';
 
 -- The two readers of payloads: what dlq_entries() and exception_events() add to what the caller reads itself.
 CREATE FUNCTION sentinai.dlq_payloads(ids bigint[]) RETURNS TABLE (id bigint, payload jsonb, event_metadata jsonb)
@@ -161,8 +172,7 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'SN011', MESSAGE = format('there is no dead letter %s', $1),
 			HINT = 'sentinai.dlq_list() lists them.';
 	ELSIF NOT pg_has_role(sentinai.caller_role(), 'sentinai_payload', 'USAGE')
-	   OR NOT sentinai.caller_sees_all() AND EXISTS (SELECT FROM sentinai.payload_mask m
-													  WHERE dead.event_type IS NULL OR m.event_type IN (dead.event_type, '*')) THEN
+	   OR NOT sentinai.caller_sees_all() AND EXISTS (SELECT FROM sentinai.payload_mask_paths(dead.event_type)) THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'insufficient_privilege',
 			MESSAGE = format('permission denied for the record of dead letter %s', $1),
@@ -172,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.dlq_record(bigint) IS
-	'The record of a dead letter as it came: key, headers, bytes, and where it lay in Kafka. For members of sentinai_payload; where a mask is about its event type (or, if that can''t be read, where there is any mask) for an admin only. Errors: SN011, 42501.';
+	'The record of a dead letter as it came: key, headers, bytes, and where it lay in Kafka. For members of sentinai_payload; where a mask is about its event type (or, if that is not known or can''t be read, where there is any mask) for an admin only. Errors: SN011, 42501.';
 
 -- ---- erasing ----
 
