@@ -56,6 +56,11 @@ CREATE FUNCTION pg_temp.lines(pattern text) RETURNS SETOF text LANGUAGE sql AS $
 $$;
 SELECT * FROM pg_temp.lines('^(events_processed|failures|retries)_total');
 SELECT * FROM pg_temp.lines('^(dlq_size|events_in_processing|events_pending|kafka_consumer_position)');
+-- What health() names
+SELECT circuit_open('intake', 'ExceptionIngested');
+SELECT * FROM pg_temp.lines('^health_problems.*circuit_open');
+SELECT circuit_close('intake', 'ExceptionIngested');
+SELECT * FROM pg_temp.lines('^health_problems.*circuit_open');
 SELECT * FROM pg_temp.lines('^processing_latency_seconds_(count|bucket\{.*\+Inf)');
 -- Buckets are cumulative; what took 12 ms is in none below 50.
 SELECT bool_and(value >= before) AS cumulative

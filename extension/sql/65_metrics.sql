@@ -172,6 +172,9 @@ CREATE FUNCTION sentinai.metric_gauges() RETURNS text
 		|| coalesce((SELECT string_agg(format(E'kafka_consumer_position{group_id="%s",topic="%s",partition="%s"} %s\n',
 											  sentinai.metric_label(group_id), sentinai.metric_label(topic), partition, next_offset), ''
 									   ORDER BY group_id, topic, partition) FROM sentinai.kafka_offset), '')
+		|| sentinai.metric_head('health_problems', 'gauge', 'Problems that health() names now, by name.')
+		|| coalesce((SELECT string_agg(format(E'health_problems{problem="%s"} %s\n', h.name, h.n), '' ORDER BY h.name)
+					   FROM (SELECT p.name, count(*) AS n FROM sentinai.health_problems() p GROUP BY 1) h), '')
 		|| sentinai.metric_head('rate_limit_checks_total', 'counter', 'Questions about limits, by answer.')
 		|| (SELECT string_agg(format(E'rate_limit_checks_total{limit_type="%s",result="%s"} %s\n', c.limit_type, r.result, r.n), ''
 							  ORDER BY c.limit_type, r.result)

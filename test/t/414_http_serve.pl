@@ -39,7 +39,7 @@ for my $line (@curls)
 	push @answers, $out;
 }
 like(join("\n", @answers), qr/$_/, "an answer has $_") for '"healthy"', 'events_processed_total', 'EVT_123', '"retrying"', '"discarded"', 'price_mismatch|severity is urgent';
-is(scalar(grep { /^[{\[]/ } @answers), @curls - 1, 'each is JSON but the metrics');
+is(scalar(grep { /^[{\[]/ } @answers), @curls - 2, 'each is JSON but the metrics and the report');
 
 my @pids = map { (Sentinai::Test::slurp($_) =~ /^(\d+)/)[0] } "$dir/cluster/data/postmaster.pid", "$dir/kafka/kafka.pid", glob("$dir/http/*.pid");
 is(scalar(grep { kill 0 => $_ } @pids), 4, 'four servers run');
