@@ -136,7 +136,7 @@ CREATE FUNCTION sentinai.api_word_list() RETURNS TABLE (word text, function_name
 		('quantity', '%', '{"type": "integer", "format": "int64"}', 'How much is added; below 0: taken away.'),
 		('path', 'payload_mask_add', '{"type": "array", "items": {"type": "string"}, "minItems": 1}', 'Keys from the payload down; a number is an element of an array, * any.'),
 		('path', 'payload_mask_remove', '{"type": "string"}', 'The keys in braces: {customer,email}.'),
-		('reason', '%', '{"type": "string"}', 'Why. It stands in the history.'),
+		('reason', '%', '{"type": "string", "maxLength": 1000}', 'Why. It stands in the history.'),
 		('released', '%', NULL, 'Those that were released too.'),
 		('report_type', '%', '{"type": "string"}', 'Which of GET /audit/reports/types.'),
 		('requested_by', '%', '{"type": "string", "maxLength": 255}', 'Who asks, as the caller claims.'),
@@ -167,75 +167,94 @@ $$;
 COMMENT ON FUNCTION sentinai.api_word_list() IS
 	'What words in a query or a body mean, for functions whose name is LIKE this. schema NULL: that of the function''s argument.';
 
-CREATE FUNCTION sentinai.api_openapi_words(function oid, path text, words text[])
-	RETURNS TABLE (n bigint, place text, name text, is_required boolean, schema json, about text)
+-- Each of these is asked once a document: whoever has no token may ask for one.
+CREATE FUNCTION sentinai.api_openapi_words()
+	RETURNS TABLE (path_n bigint, n bigint, place text, name text, is_required boolean, schema json, about text)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	WITH taken AS (
-		SELECT w.n, btrim(w.word, '?!') AS name, CASE WHEN w.word ~ '^\?' THEN 'query' ELSE 'body' END AS place, w.word ~ '!$' AS is_required, NULL::oid AS type
-		  FROM unnest($3) WITH ORDINALITY AS w (word, n)
+	WITH listed AS (
+		SELECT l.n AS path_n, l.path, l.words, p.proname, p.pronargs, p.pronargdefaults, p.proargnames, p.proargtypes
+		  FROM sentinai.api_path_list() WITH ORDINALITY AS l (method, path, function_name, words, n)
+		  JOIN pg_proc p ON p.pronamespace = 'sentinai_api'::regnamespace AND p.proname = l.function_name
+	), taken AS (
+		SELECT l.path_n, w.n, btrim(w.word, '?!') AS name, CASE WHEN w.word ~ '^\?' THEN 'query' ELSE 'body' END AS place, w.word ~ '!$' AS is_required, NULL::oid AS type
+		  FROM listed l, unnest(l.words) WITH ORDINALITY AS w (word, n)
 		UNION ALL
-		SELECT a.n, regexp_replace(a.name, '^p_', ''), 'query', a.n <= p.pronargs - p.pronargdefaults, a.type
-		  FROM pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, n)
-		 WHERE p.oid = $1 AND $3 IS NULL
+		SELECT l.path_n, a.n, regexp_replace(a.name, '^p_', ''), 'query', a.n <= l.pronargs - l.pronargdefaults, a.type
+		  FROM listed l, unnest(l.proargnames, l.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, n)
+		 WHERE l.words IS NULL
+	), in_path AS (
+		SELECT l.path_n, m.n - 100 AS n, m.name[1] AS name FROM listed l, regexp_matches(l.path, '\{(\w+)\}', 'g') WITH ORDINALITY AS m (name, n)
 	), placed AS (
-		SELECT m.n - 100 AS n, m.name[1] AS name, 'path' AS place, true AS is_required, (SELECT t.type FROM taken t WHERE t.name = m.name[1]) AS type
-		  FROM regexp_matches($2, '\{(\w+)\}', 'g') WITH ORDINALITY AS m (name, n)
+		SELECT i.path_n, i.n, 'path' AS place, i.name, true AS is_required, t.type FROM in_path i LEFT JOIN taken t USING (path_n, name)
 		UNION ALL
-		SELECT t.n, t.name, t.place, t.is_required, t.type FROM taken t WHERE strpos($2, '{' || t.name || '}') = 0
+		SELECT t.path_n, t.n, t.place, t.name, t.is_required, t.type FROM taken t
+		 WHERE NOT EXISTS (SELECT FROM in_path i WHERE i.path_n = t.path_n AND i.name = t.name)
 	)
-	SELECT t.n, t.place, t.name, t.is_required, coalesce(l.schema, CASE t.type
+	SELECT DISTINCT ON (t.path_n, t.n) t.path_n, t.n, t.place, t.name, t.is_required, coalesce(w.schema, CASE t.type
 				WHEN 'bigint'::regtype THEN '{"type": "integer", "format": "int64"}' WHEN 'integer'::regtype THEN '{"type": "integer", "format": "int32"}'
 				WHEN 'boolean'::regtype THEN '{"type": "boolean"}' WHEN 'timestamptz'::regtype THEN '{"type": "string", "format": "date-time"}'
-				ELSE CASE WHEN t.name = 'id' THEN '{"type": "integer", "format": "int64"}' ELSE '{"type": "string"}' END END::json), l.about
-	  FROM placed t
-	  LEFT JOIN LATERAL (SELECT w.schema, w.about FROM sentinai.api_word_list() w, pg_proc p
-						  WHERE p.oid = $1 AND w.word = t.name AND p.proname LIKE w.function_name ORDER BY length(w.function_name) DESC LIMIT 1) l ON true
+				ELSE CASE WHEN t.name = 'id' THEN '{"type": "integer", "format": "int64"}' ELSE '{"type": "string"}' END END::json), w.about
+	  FROM placed t JOIN listed l USING (path_n)
+	  LEFT JOIN sentinai.api_word_list() w ON w.word = t.name AND l.proname LIKE w.function_name
+	 ORDER BY t.path_n, t.n, length(w.function_name) DESC
 $$;
-COMMENT ON FUNCTION sentinai.api_openapi_words(oid, text, text[]) IS
-	'Internal: what a path takes, in its path, query and body, of a row of api_path_list().';
+COMMENT ON FUNCTION sentinai.api_openapi_words() IS
+	'Internal: what each path of api_path_list() takes, by its number there: in the path, the query and the body.';
 
-CREATE FUNCTION sentinai.api_openapi_operation(name text, function oid, path text, words text[], open boolean) RETURNS json
+CREATE FUNCTION sentinai.api_openapi_requests() RETURNS TABLE (path_n bigint, parameters json, body json)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT json_strip_nulls(json_build_object(
-			'operationId', $1,
-			'tags', json_build_array(split_part($3, '/', 2)),
+	SELECT w.path_n,
+		   json_agg(json_build_object('name', w.name, 'in', w.place, 'required', w.is_required, 'description', w.about, 'schema', w.schema) ORDER BY w.n)
+				FILTER (WHERE w.place <> 'body'),
+		   CASE WHEN bool_or(w.place = 'body') THEN
+				json_build_object('required', coalesce(bool_or(w.is_required) FILTER (WHERE w.place = 'body'), false),
+					'content', json_build_object('application/json', json_build_object('schema', json_build_object('type', 'object',
+						'required', json_agg(w.name ORDER BY w.n) FILTER (WHERE w.place = 'body' AND w.is_required),
+						'properties', json_object_agg(w.name, w.schema::jsonb || jsonb_build_object('description', w.about) ORDER BY w.n) FILTER (WHERE w.place = 'body'))))) END
+	  FROM sentinai.api_openapi_words() w
+	 GROUP BY w.path_n
+$$;
+COMMENT ON FUNCTION sentinai.api_openapi_requests() IS 'Internal: api_openapi_words() as parameters and requestBody of OpenAPI.';
+
+CREATE FUNCTION sentinai.api_openapi_operations() RETURNS TABLE (path text, method text, described json)
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, sentinai, pg_temp
+	AS $$
+	SELECT l.path, lower(l.method), json_strip_nulls(json_build_object(
+			-- One function may be behind two paths.
+			'operationId', p.proname || CASE WHEN row_number() OVER (PARTITION BY p.oid ORDER BY l.n) > 1 THEN regexp_replace(l.path, '^.*/', '_') ELSE '' END,
+			'tags', json_build_array(split_part(l.path, '/', 2)),
 			'summary', f.said[1], 'description', f.said[2],
-			'parameters', (SELECT coalesce(json_agg(w.parameter ORDER BY w.n), '[]')
-							 FROM (SELECT o.n, json_build_object('name', o.name, 'in', o.place, 'required', o.is_required, 'description', o.about, 'schema', o.schema) AS parameter
-									 FROM sentinai.api_openapi_words($2, $3, $4) o WHERE o.place <> 'body'
-								   UNION ALL
-								   SELECT 1000, json_build_object('name', 'Idempotency-Key', 'in', 'header', 'required', false,
-											'description', 'Sent again with it, the request gets the same answer and does nothing.',
-											'schema', json_build_object('type', 'string', 'minLength', 1, 'maxLength', 255, 'pattern', '^[!-~]+$'))
-									WHERE f.said[2] ~ 'Idempotency-Key is kept') w),
-			'requestBody', (SELECT CASE WHEN count(*) > 0 THEN
-								json_build_object('required', bool_or(b.is_required), 'content', json_build_object('application/json', json_build_object('schema',
-									json_build_object('type', 'object', 'required', json_agg(b.name ORDER BY b.n) FILTER (WHERE b.is_required),
-										'properties', json_object_agg(b.name, b.schema::jsonb || jsonb_build_object('description', b.about) ORDER BY b.n))))) END
-							  FROM sentinai.api_openapi_words($2, $3, $4) b WHERE b.place = 'body'),
+			'parameters', coalesce(r.parameters::jsonb, '[]') || CASE WHEN f.said[2] ~ 'Idempotency-Key is kept' THEN '[{"name": "Idempotency-Key", "in": "header", "required": false,
+					"description": "Sent again with it, the request gets the same answer and does nothing.", "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}}]'
+				ELSE '[]' END::jsonb,
+			'requestBody', r.body,
 			'responses', json_build_object(
-				CASE WHEN p.prorettype = 'void'::regtype THEN '204' ELSE coalesce(substring(f.said[2] FROM 'Answers (20\d)'), '200') END,
+				CASE WHEN t.typname = 'void' THEN '204' ELSE coalesce(substring(f.said[2] FROM 'Answers (20\d)'), '200') END,
 					json_build_object('description', f.said[1], 'content', CASE WHEN t.typname = 'void' THEN NULL
 						WHEN t.typname IN ('json', 'application/json') THEN '{"application/json": {"schema": {"type": "object"}}}'
 						ELSE json_build_object(t.typname, '{"schema": {"type": "string"}}'::json) END),
 				'429', json_build_object('$ref', '#/components/responses/Limited'),
 				'default', json_build_object('$ref', '#/components/responses/Error')),
-			'security', CASE WHEN $5 THEN '[{}, {"bearer": []}]'::json END))
-	  FROM pg_proc p JOIN pg_type t ON t.oid = p.prorettype, LATERAL (SELECT regexp_match(regexp_replace(obj_description(p.oid, 'pg_proc'), '\mp_(?=[a-z])', '', 'g'), '^([^\n]+)\n(.*)$') AS said) f
-	 WHERE p.oid = $2
+			'security', CASE WHEN has_function_privilege('sentinai_anon', p.oid, 'EXECUTE') OR l.by_link THEN '[{}, {"bearer": []}]'::json END))
+	  FROM (SELECT *, coalesce('?token' = ANY (w.words), false) AS by_link FROM sentinai.api_path_list() WITH ORDINALITY AS w (method, path, function_name, words, n)) l
+	  JOIN pg_proc p ON p.pronamespace = 'sentinai_api'::regnamespace AND p.proname = l.function_name
+	  JOIN pg_type t ON t.oid = p.prorettype
+	  LEFT JOIN sentinai.api_openapi_requests() r ON r.path_n = l.n,
+		   LATERAL (SELECT regexp_match(regexp_replace(obj_description(p.oid, 'pg_proc'), '\mp_(?=[a-z])', '', 'g'), '^([^\n]+)\n(.*)$') AS said) f
+	 WHERE has_function_privilege(p.oid, 'EXECUTE') OR l.by_link
 $$;
-COMMENT ON FUNCTION sentinai.api_openapi_operation(text, oid, text, text[], boolean) IS
-	'Internal: one operation of /openapi.json. open: it needs no token.';
+COMMENT ON FUNCTION sentinai.api_openapi_operations() IS 'Internal: the paths of functions, as far as the caller''s role may ask for them.';
 
-CREATE FUNCTION sentinai.api_openapi_list(relation oid) RETURNS json
+CREATE FUNCTION sentinai.api_openapi_lists() RETURNS TABLE (path text, method text, described json)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	SELECT json_strip_nulls(json_build_object(
+	SELECT '/rest/' || c.relname, 'get', json_strip_nulls(json_build_object(
 			'operationId', 'rest_' || c.relname,
 			'tags', json_build_array('rest'),
 			'summary', f.said[1],
@@ -243,7 +262,7 @@ CREATE FUNCTION sentinai.api_openapi_list(relation oid) RETURNS json
 			'parameters', (SELECT json_agg(json_build_object('name', w.name, 'in', 'query', 'required', false, 'description', w.about, 'schema', w.schema) ORDER BY w.n)
 							 FROM (SELECT a.attnum AS n, a.attname AS name, col_description(a.attrelid, a.attnum) AS about,
 										  '{"type": "string", "pattern": "^(not[.])?(eq|neq|gte?|lte?|i?like|is|in)[.]"}'::json AS schema
-									 FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0
+									 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 								   UNION ALL
 								   SELECT -w.n, w.name, w.about, w.schema
 									 FROM (VALUES (1, 'offset', 'How many rows come before.', '{"type": "integer", "minimum": 0}'::json),
@@ -256,33 +275,23 @@ CREATE FUNCTION sentinai.api_openapi_list(relation oid) RETURNS json
 				'429', json_build_object('$ref', '#/components/responses/Limited'),
 				'default', json_build_object('$ref', '#/components/responses/Error'))))
 	  FROM pg_class c, LATERAL (SELECT regexp_match(obj_description(c.oid, 'pg_class'), '^([^\n]+)\n(.*)$') AS said) f
-	 WHERE c.oid = $1
+	 WHERE c.relnamespace = 'sentinai_api'::regnamespace AND c.relkind = 'v' AND has_table_privilege(c.oid, 'SELECT')
 $$;
-COMMENT ON FUNCTION sentinai.api_openapi_list(oid) IS 'Internal: one list of /openapi.json, by its view.';
+COMMENT ON FUNCTION sentinai.api_openapi_lists() IS 'Internal: the lists to filter, as far as the caller''s role may read them.';
 
 CREATE FUNCTION sentinai_api.openapi() RETURNS json
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
-	WITH operation AS (
-		SELECT l.path, lower(l.method) AS method, sentinai.api_openapi_operation(
-					-- One function may be behind two paths.
-					p.proname || CASE WHEN row_number() OVER (PARTITION BY p.oid ORDER BY l.n) > 1 THEN regexp_replace(l.path, '^.*/', '_') ELSE '' END,
-					p.oid, l.path, l.words, has_function_privilege('sentinai_anon', p.oid, 'EXECUTE') OR l.by_link) AS described
-		  FROM (SELECT *, coalesce('?token' = ANY (w.words), false) AS by_link FROM sentinai.api_path_list() WITH ORDINALITY AS w (method, path, function_name, words, n)) l
-		  JOIN pg_proc p ON p.pronamespace = 'sentinai_api'::regnamespace AND p.proname = l.function_name
-		 WHERE has_function_privilege(p.oid, 'EXECUTE') OR l.by_link
-		UNION ALL
-		SELECT '/rest/' || c.relname, 'get', sentinai.api_openapi_list(c.oid)
-		  FROM pg_class c WHERE c.relnamespace = 'sentinai_api'::regnamespace AND c.relkind = 'v' AND has_table_privilege(c.oid, 'SELECT')
-	)
 	SELECT json_build_object(
 		'openapi', '3.0.3',
 		'info', json_build_object('title', f.said[1], 'description', f.said[2], 'version', sentinai.version()),
 		'servers', '[{"url": "/"}]'::json,
 		'security', '[{"bearer": []}]'::json,
 		'paths', (SELECT json_object_agg(x.path, x.operations ORDER BY x.path)
-					FROM (SELECT o.path, json_object_agg(o.method, o.described ORDER BY o.method) AS operations FROM operation o GROUP BY o.path) x),
+					FROM (SELECT o.path, json_object_agg(o.method, o.described ORDER BY o.method) AS operations
+							FROM (SELECT * FROM sentinai.api_openapi_operations() UNION ALL SELECT * FROM sentinai.api_openapi_lists()) o
+						   GROUP BY o.path) x),
 		'components', '{
 			"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
 			"schemas": {

@@ -255,7 +255,7 @@ DECLARE
 	tenant	text := sentinai.tenant_check($1);
 	items	json;
 	total	bigint;
-	last_id	bigint;
+	next_after	bigint;
 BEGIN
 	PERFORM sentinai.api_page($5, $6);
 	IF $2 IS NULL OR $2 NOT IN ('pending', 'discarded') THEN
@@ -264,19 +264,20 @@ BEGIN
 	SELECT count(*) INTO total FROM sentinai.outbox_failed f
 	 WHERE (tenant IS NULL OR f.tenant_id = tenant) AND (f.discarded_at IS NOT NULL) = ($2 = 'discarded')
 	   AND ($3 IS NULL OR f.topic = $3) AND ($4 IS NULL OR f.event_type = $4);
-	SELECT coalesce(json_agg(i.item ORDER BY i.id), '[]'), CASE WHEN count(*) = $5 THEN max(i.id) END INTO items, last_id
-	  FROM (SELECT f.id, json_build_object('id', f.id, 'status', $2, 'topic', f.topic, 'partition', f.partition, 'tenant_id', f.tenant_id, 'event_id', f.event_id,
+	SELECT coalesce(json_agg(i.item ORDER BY i.id) FILTER (WHERE i.n <= $5), '[]'), CASE WHEN count(*) > $5 THEN max(i.id) FILTER (WHERE i.n = $5) END
+	  INTO items, next_after
+	  FROM (SELECT f.id, row_number() OVER (ORDER BY f.id) - $6 AS n, json_build_object('id', f.id, 'status', $2, 'topic', f.topic, 'partition', f.partition, 'tenant_id', f.tenant_id, 'event_id', f.event_id,
 					'event_type', f.event_type, 'error', f.error, 'message', f.message, 'created_at', f.created_at, 'failed_at', f.failed_at,
 					'discarded_at', f.discarded_at, 'discarded_by', f.discarded_by, 'discard_reason', f.discard_reason) AS item
 			  FROM sentinai.outbox_failed f
 			 WHERE (tenant IS NULL OR f.tenant_id = tenant) AND (f.discarded_at IS NOT NULL) = ($2 = 'discarded')
 			   AND ($3 IS NULL OR f.topic = $3) AND ($4 IS NULL OR f.event_type = $4) AND ($7 IS NULL OR f.id > $7)
-			 ORDER BY f.id LIMIT $5 OFFSET $6) i;
-	RETURN json_build_object('items', items, 'total', total, 'limit', $5, 'offset', $6, 'next_after', last_id);
+			 ORDER BY f.id LIMIT $5 + 1 OFFSET $6) i;
+	RETURN json_build_object('items', items, 'total', total, 'limit', $5, 'offset', $6, 'next_after', next_after);
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.outbox_failed_list(text, text, text, text, integer, integer, bigint) IS
-	E'Records that Kafka refused for good\nThe oldest first, without what they are made of; those that wait for a decision (pending), or were discarded. Answers {items, total, limit, offset, next_after}.';
+	E'Records that Kafka refused for good\nThe oldest first, without what they are made of; those that wait for a decision (pending), or were discarded. p_after, the next_after of the page before, goes on behind it. Answers {items: [{id, status, topic, partition, tenant_id, event_id, event_type, error, message, created_at, failed_at, discarded_at, discarded_by, discard_reason}], total, limit, offset, next_after}.';
 
 CREATE FUNCTION sentinai.api_outbox_failed_tenant(id bigint, tenant_id text) RETURNS text
 	LANGUAGE plpgsql STABLE

@@ -294,24 +294,23 @@ COMMENT ON FUNCTION sentinai_api.report_chain_check(text) IS
 
 -- ---- legal holds ----
 
-CREATE FUNCTION sentinai_api.legal_hold_list(tenant_id text DEFAULT NULL, released boolean DEFAULT false, p_limit integer DEFAULT 100, p_offset integer DEFAULT 0)
-	RETURNS json
+CREATE FUNCTION sentinai_api.legal_hold_list(tenant_id text DEFAULT NULL, released boolean DEFAULT false, p_limit integer DEFAULT 100,
+		p_offset integer DEFAULT 0, p_after text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
 	AS $$
 DECLARE
-	items	json;
-	total	bigint;
+	items	json[];
+	keys	text[];
 BEGIN
-	PERFORM sentinai.api_page($3, $4);
-	SELECT coalesce(json_agg(l.hold ORDER BY l.n) FILTER (WHERE l.n > $4 AND l.n <= $4::bigint + $3), '[]'), count(*) INTO items, total
-	  FROM (SELECT row_to_json(h) AS hold, row_number() OVER (ORDER BY h.id) AS n
-			  FROM sentinai.legal_hold_list(sentinai.tenant_check($1), coalesce($2, false)) h) l;
-	RETURN json_build_object('items', items, 'total', total, 'limit', $3, 'offset', $4);
+	SELECT array_agg(row_to_json(h)), array_agg(sentinai.api_cursor(h.placed_at, lpad(h.id::text, 19, '0'))) INTO items, keys
+	  FROM sentinai.legal_hold_list(sentinai.tenant_check($1), coalesce($2, false)) h;
+	RETURN (SELECT json_build_object('items', s.page, 'total', s.total, 'limit', $3, 'offset', $4, 'next_after', s.next_after)
+			  FROM sentinai.api_slice(items, keys, $3, $4, $5) s);
 END
 $$;
-COMMENT ON FUNCTION sentinai_api.legal_hold_list(text, boolean, integer, integer) IS
-	E'Legal holds\nThose that stand; released: those that were released too. Answers {items: [{id, tenant_id, report_id, period_from, period_to, reason, placed_by, placed_at, release_reason, released_by, released_at}], total, limit, offset}.';
+COMMENT ON FUNCTION sentinai_api.legal_hold_list(text, boolean, integer, integer, text) IS
+	E'Legal holds, the oldest first\nThose that stand; released: those that were released too. p_after, the next_after of the page before, goes on behind it. Answers {items: [{id, tenant_id, report_id, period_from, period_to, reason, placed_by, placed_at, release_reason, released_by, released_at}], total, limit, offset, next_after}.';
 
 CREATE FUNCTION sentinai.api_hold(hold_id bigint, tenant_id text DEFAULT NULL) RETURNS json
 	LANGUAGE plpgsql STABLE

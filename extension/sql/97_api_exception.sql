@@ -255,18 +255,13 @@ CREATE FUNCTION sentinai_api.tenant_archive(jsonb) RETURNS json
 DECLARE
 	args	jsonb := sentinai.api_args($1);
 	tenant	text := sentinai.api_tenant(args->>'tenant_id');
-	answer	json;
 BEGIN
-	answer := sentinai.api_begin('tenant_archive', tenant, args);
-	IF answer IS NOT NULL THEN
-		RETURN answer;
-	END IF;
-	RETURN sentinai.api_end(tenant, json_build_object('tenant_id', tenant, 'status', 'archived',
-													  'released', sentinai.tenant_archive(tenant, sentinai.api_text(args, 'reason'))));
+	PERFORM sentinai.api_no_key('A tenant that is archived has no keys; archived twice, it stays as it is.');
+	RETURN json_build_object('tenant_id', tenant, 'status', 'archived', 'released', sentinai.tenant_archive(tenant, sentinai.api_text(args, 'reason')));
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.tenant_archive(jsonb) IS
-	E'Gives a tenant up\nTakes {tenant_id, reason}: its events become dead letters, those that waited too; nothing is deleted. Answers {tenant_id, status, released}: how many events waited. For the admin. Idempotency-Key is kept.';
+	E'Gives a tenant up\nTakes {tenant_id, reason}: its events become dead letters, those that waited too; nothing is deleted. Answers {tenant_id, status, released}: how many events waited. For the admin.';
 
 CREATE FUNCTION sentinai_api.subject_erase(jsonb) RETURNS json
 	LANGUAGE plpgsql VOLATILE

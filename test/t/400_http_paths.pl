@@ -199,6 +199,8 @@ for my $operation (@operations)
 {
 	my @body = map { values %{ $_->{content}{'application/json'}{schema}{properties} } } $operation->{requestBody} // ();
 	my @dumb = grep { !$_->{description} } @{ $operation->{parameters} }, @body;
+	my $options = $h->request('OPTIONS', $operation->{path} =~ s/\{\w+\}/1/gr);
+	like("$options->{status} $options->{headers}{'access-control-allow-methods'}", qr/^204 .*\b$operation->{method}\b/, "OPTIONS $operation->{path}: $operation->{method}");
 	ok($operation->{summary} && $operation->{description} && !@dumb, "$operation->{method} $operation->{path}: all is described") or diag(explain(\@dumb));
 }
 my %times;
