@@ -84,6 +84,70 @@ find_answer(int sqlerrcode)
 	return NULL;
 }
 
+/* ---- hints ---- */
+
+/* Hints are for SQL. What they send to has a path, too: those of docker/nginx.conf. */
+typedef struct Way
+{
+	const char *function;
+	const char *path;
+} Way;
+
+static const Way ways[] = {
+	{"circuit_list", "GET /ops/circuits"},
+	{"dlq_discard", "POST /ops/dlq/{id}/discard"},
+	{"dlq_history", "GET /ops/dlq/{id}/history"},
+	{"dlq_list", "GET /ops/dlq"},
+	{"dlq_retry", "POST /ops/dlq/{id}/retry"},
+	{"event_trace", "GET /api/exceptions/{tenant_id}/{exception_id}/trace"},
+	{"event_why", "GET /ops/events/{event_id}/why"},
+	{"legal_hold_add", "POST /audit/holds"},
+	{"legal_hold_list", "GET /audit/holds"},
+	{"legal_hold_release", "POST /audit/holds/{id}/release"},
+	{"outbox_failed_discard", "POST /ops/outbox/failed/{id}/discard"},
+	{"rate_limit_set", "PUT /admin/rate-limits/{tenant_id}"},
+	{"report_hold", "POST /audit/reports/{id}/hold"},
+	{"report_link", "POST /audit/reports/{id}/link"},
+	{"report_list", "GET /audit/reports"},
+	{"report_release", "POST /audit/reports/{id}/release"},
+	{"report_request", "POST /audit/reports"},
+	{"report_status", "GET /audit/reports/{id}"},
+	{"subject_erase", "POST /admin/tenants/{tenant_id}/erase"},
+	{"tenant_add", "POST /admin/tenants"},
+	{"tenant_list", "GET /admin/tenants"},
+	{"tenant_resume", "POST /admin/tenants/{tenant_id}/resume"},
+};
+
+/* Whether the text has a call of the function: with or without its schema, and no other's whose name ends alike. */
+static bool
+has_call(const char *text, const char *function)
+{
+	int len = strlen(function);
+
+	for (const char *at = strstr(text, function); at != NULL; at = strstr(at + len, function))
+		if (at[len] == '(' && (at == text || (!isalnum((unsigned char) at[-1]) && at[-1] != '_')))
+			return true;
+	return false;
+}
+
+static char *
+hint_with_paths(const char *hint)
+{
+	StringInfoData out;
+	int n = 0;
+
+	if (hint == NULL)
+		return NULL;
+	initStringInfo(&out);
+	appendStringInfoString(&out, hint);
+	for (int i = 0; i < lengthof(ways); i++)
+		if (has_call(hint, ways[i].function))
+			appendStringInfo(&out, "%s%s", n++ == 0 ? " Over HTTP: " : ", ", ways[i].path);
+	if (n > 0)
+		appendStringInfoChar(&out, '.');
+	return out.data;
+}
+
 /* ---- headers ---- */
 
 /* What stands in the JSON stays escaped as it was. */
@@ -242,7 +306,7 @@ answer_body(const ErrorData *error)
 	appendStringInfo(&out, "{\"code\": \"%s\", \"message\": ", unpack_sql_state(error->sqlerrcode));
 	escape_json(&out, error->message ? error->message : "");
 	field_append(&out, "details", error->detail);
-	field_append(&out, "hint", error->hint);
+	field_append(&out, "hint", hint_with_paths(error->hint));
 	appendStringInfoChar(&out, '}');
 	return out.data;
 }
@@ -368,6 +432,7 @@ sn_api_error_install(void)
 /* ---- in SQL ---- */
 
 PG_FUNCTION_INFO_V1(sn_api_status_list);
+PG_FUNCTION_INFO_V1(sn_api_way_list);
 
 /* api_status_list() returns (sqlstate text, status integer, meaning text) */
 Datum
@@ -381,6 +446,23 @@ sn_api_status_list(PG_FUNCTION_ARGS)
 		Datum values[3] = {CStringGetTextDatum(answers[i].code), Int32GetDatum(answers[i].status),
 						   CStringGetTextDatum(answers[i].meaning)};
 		bool nulls[3] = {false};
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* api_way_list() returns (function_name text, path text) */
+Datum
+sn_api_way_list(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < lengthof(ways); i++)
+	{
+		Datum values[2] = {CStringGetTextDatum(ways[i].function), CStringGetTextDatum(ways[i].path)};
+		bool nulls[2] = {false};
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

@@ -46,6 +46,8 @@ SELECT sentinai_api.dlq_get(999999);
 -- with the headers that were set before the query, and not those of the query
 SELECT set_config('response.headers', '[{"RateLimit": "\"api_requests\";r=1;t=5"}, {"RateLimit-Policy": "\"api_requests\";q=2;w=60"}]', false);
 SELECT public.regress_raise('SN010', E'a "message" with\na line of its own and \\ in it: Müller', '', 'a hint');
+-- a hint for SQL says the path, too
+SELECT public.regress_raise('SN011', 'none', '', 'SELECT * FROM sentinai.tenant_list() shows all; dlq_history(6) says more, and sentinai.xdlq_list() or dlq_list nothing.');
 -- a class; one of its own counts more than it
 SELECT 1 / n FROM generate_series(0, 1) n;
 SELECT public.regress_raise('54000');

@@ -20,6 +20,11 @@ CREATE FUNCTION sentinai.api_status_list() RETURNS TABLE (sqlstate text, status 
 COMMENT ON FUNCTION sentinai.api_status_list() IS
 	'The status of an HTTP answer for each SQLSTATE, or class of them, that ends a query of PostgREST''s. For others PostgREST decides: 401 or 403 for 42501, 405 for 25006, 500 for what should not happen.';
 
+CREATE FUNCTION sentinai.api_way_list() RETURNS TABLE (function_name text, path text)
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_api_way_list';
+COMMENT ON FUNCTION sentinai.api_way_list() IS 'Functions that hints name, with the path that an answer over HTTP adds.';
+
 -- ---- headers ----
 
 CREATE FUNCTION sentinai.api_request_header(name text) RETURNS text

@@ -250,6 +250,11 @@ is_deeply([ grep { !$has_path{$_} && !$said_of{$_} } @of_operator ], [], "$page:
 is_deeply([ grep { !exists $has_path{$_} } @$operators, @$admins ], [], "$page: and these are functions");
 is_deeply([ grep { $has_path{$_} } @$admins ], [], "$page: of the admin's, without a path");
 
+is($t->sql(q{SELECT string_agg(w.path, ', ') FROM sentinai.api_way_list() w WHERE NOT EXISTS (SELECT FROM sentinai.api_path_list() p WHERE p.method || ' ' || p.path = w.path)}), '',
+	'hints name paths that there are');
+is($t->sql(q{SELECT string_agg(w.function_name, ', ') FROM sentinai.api_way_list() w WHERE NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = 'sentinai'::regnamespace AND p.proname = w.function_name)}), '',
+	'in place of functions that there are');
+
 # The page has each SQLSTATE with its status, as the function has them.
 is_deeply([ $text =~ /^\| `(\w{2,5})` \| (\d+) \| (.*) \|$/mg ],
 	[ map { @$_ } $t->rows('SELECT sqlstate, status, meaning FROM sentinai.api_status_list()') ], "$page: all errors");
