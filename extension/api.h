@@ -15,6 +15,25 @@ SN_NORETURN extern void sn_api_wrong(const char *name, const char *value, const 
 /* The Idempotency-Key of this request; NULL: it has none. */
 extern char *sn_api_key(void);
 
+/* What nginx found in the path and behind the "?", in this order; of one name the first counts. */
+typedef struct SnApiPair
+{
+	char *name;
+	char *value; /* not empty */
+} SnApiPair;
+
+typedef struct SnApiPairs
+{
+	int n;
+	SnApiPair *pairs;
+} SnApiPairs;
+
+/* False: the request has not come through nginx, and there are none. Error: 22021. */
+extern bool sn_api_pairs(SnApiPairs *pairs);
+
+/* NULL: there is no such. */
+extern const char *sn_api_value(const SnApiPairs *pairs, const char *name);
+
 /* The arguments of a POST: the body, and over it those of the path and behind the "?". Errors: 22021, SN079. */
 extern Jsonb *sn_api_args(Jsonb *body);
 

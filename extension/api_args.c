@@ -25,7 +25,7 @@ PG_FUNCTION_INFO_V1(sn_api_bigint_sql);
 PG_FUNCTION_INFO_V1(sn_api_boolean);
 
 #define HEADERS "request.headers"
-#define IN_PATH 2	  /* of the pairs in X-Sentinai-Args */
+#define IN_PATH 2	  /* of the pairs in X-Sentinai-Args: id and tenant_id, which may be empty */
 #define ACTOR_MAX 255 /* bytes: it stands in every list */
 #define BIGINT_DIGITS 18
 
@@ -107,45 +107,69 @@ decode(const char *text, int len, bool plus)
 
 /* ---- arguments ---- */
 
-static void
-push_string(JsonbParseState **state, JsonbIteratorToken token, char *text)
+/* A pair of X-Sentinai-Args; false: its name or value is empty. */
+static bool
+read_pair(const char *text, int len, bool in_path, SnApiPair *pair)
 {
-	JsonbValue value = {.type = jbvString, .val.string = {.len = strlen(text), .val = text}};
+	const char *equals = memchr(text, '=', len);
+
+	if (equals == NULL || equals == text || equals + 1 == text + len)
+		return false;
+	pair->name = decode(text, equals - text, false);
+	pair->value = decode(equals + 1, text + len - (equals + 1), !in_path);
+	return true;
+}
+
+bool
+sn_api_pairs(SnApiPairs *pairs)
+{
+	char *header = request_header("x-sentinai-args");
+	int place = 0;
+
+	pairs->n = 0;
+	if (header == NULL)
+		return false;
+	pairs->pairs =
+		palloc((strlen(header) / 2 + 1) * sizeof(SnApiPair)); /* no pair has less than two bytes with its & */
+	while (*header != '\0')
+	{
+		int len = strcspn(header, "&");
+
+		if (read_pair(header, len, place++ < IN_PATH, &pairs->pairs[pairs->n]))
+			pairs->n++;
+		header += len + (header[len] == '&');
+	}
+	return true;
+}
+
+const char *
+sn_api_value(const SnApiPairs *pairs, const char *name)
+{
+	for (int i = 0; i < pairs->n; i++)
+		if (strcmp(pairs->pairs[i].name, name) == 0)
+			return pairs->pairs[i].value;
+	return NULL;
+}
+
+static void
+push_string(JsonbParseState **state, JsonbIteratorToken token, char *string)
+{
+	JsonbValue value = {.type = jbvString, .val.string = {.len = strlen(string), .val = string}};
 
 	pushJsonbValue(state, token, &value);
 }
 
-/* A pair of X-Sentinai-Args, unless name or value is empty. */
-static void
-push_pair(JsonbParseState **state, const char *pair, int len, bool in_path)
-{
-	const char *equals = memchr(pair, '=', len);
-
-	if (equals == NULL || equals == pair || equals + 1 == pair + len)
-		return;
-	push_string(state, WJB_KEY, decode(pair, equals - pair, false));
-	push_string(state, WJB_VALUE, decode(equals + 1, pair + len - (equals + 1), !in_path));
-}
-
-/* From the last to the first: of one name the last that is pushed counts, and what stands in the path comes first. */
+/* From the last to the first: of one name the last that is pushed counts. */
 static Jsonb *
-args_of_header(const char *header)
+pairs_as_object(const SnApiPairs *pairs)
 {
 	JsonbParseState *state = NULL;
-	int end = strlen(header);
-	int n = 1;
 
-	for (const char *c = header; *c != '\0'; c++)
-		n += *c == '&';
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (; n > 0; n--)
+	for (int i = pairs->n - 1; i >= 0; i--)
 	{
-		int begin = end;
-
-		while (begin > 0 && header[begin - 1] != '&')
-			begin--;
-		push_pair(&state, header + begin, end - begin, n <= IN_PATH);
-		end = begin - 1;
+		push_string(&state, WJB_KEY, pairs->pairs[i].name);
+		push_string(&state, WJB_VALUE, pairs->pairs[i].value);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
@@ -153,17 +177,17 @@ args_of_header(const char *header)
 Jsonb *
 sn_api_args(Jsonb *body)
 {
-	char *header = request_header("x-sentinai-args");
+	SnApiPairs pairs;
 
 	if (body == NULL || !JB_ROOT_IS_OBJECT(body))
 		ereport(ERROR, (errcode(SN_ERRCODE("SN079")), errmsg("the body must be a JSON object"),
 						errdetail("It is %s.", body == NULL ? "missing"
 															: TextDatumGetCString(DirectFunctionCall1(
 																  jsonb_typeof, JsonbPGetDatum(body))))));
-	if (header == NULL)
+	if (!sn_api_pairs(&pairs) || pairs.n == 0)
 		return body;
 	return DatumGetJsonbP(
-		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(body), JsonbPGetDatum(args_of_header(header))));
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(body), JsonbPGetDatum(pairs_as_object(&pairs))));
 }
 
 /* An argument; NULL: it is missing. */

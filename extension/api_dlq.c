@@ -9,6 +9,9 @@
  *
  * A retry is dlq_retry()'s, called past the executor; what the caller may retry is first read as the caller.
  *
+ * nginx names no arguments when it calls the GETs: they read them out of X-Sentinai-Args, as a POST does. PostgREST would put
+ * them into JSON, and its statement take them out again, which costs more than to read a dead letter.
+ *
  * What is not here: the same for SQL (dlq_list() and dlq_get() in sql/40_dead_letter.sql).
  */
 #include "sentinai.h"
@@ -406,6 +409,24 @@ count_statement(int shape)
 
 /* ---- the arguments of a list ---- */
 
+#define PAGE_MAX 1000
+
+/* Those of dlq_list(), in their order; the first are the filters. */
+static const char *const list_words[] = {"tenant_id",  "status",	  "event_type", "worker_type",
+										 "error_type", "fingerprint", "limit",		"offset",
+										 "after",	   "order",		  "count"};
+
+enum
+{
+	WORD_TENANT = ARG_TENANT,
+	WORD_STATUS = ARG_STATUS,
+	WORD_LIMIT = N_FILTERS,
+	WORD_OFFSET,
+	WORD_AFTER,
+	WORD_ORDER,
+	WORD_COUNT
+};
+
 typedef struct ListPage
 {
 	int shape;
@@ -416,33 +437,56 @@ typedef struct ListPage
 	bool exact; /* count all */
 } ListPage;
 
-/* A text of the request as JSON, for an error; NULL where it is missing. */
-static const char *
-as_json(const char *text)
+/* The arguments of a GET: what nginx found, else those of the call. */
+typedef struct Args
 {
-	StringInfoData json;
+	FunctionCallInfo call;
+	const char *const *names; /* as they stand behind the "?" */
+	SnApiPairs pairs;
+} Args;
 
-	if (text == NULL)
-		return NULL;
-	initStringInfo(&json);
-	escape_json(&json, text);
-	return json.data;
+static void
+args_begin(Args *args, FunctionCallInfo fcinfo, const char *const *names)
+{
+	args->call = fcinfo;
+	args->names = names;
+	sn_api_pairs(&args->pairs);
 }
 
-static char *
-text_arg(FunctionCallInfo fcinfo, int n)
+/* NULL: it is not given. */
+static const char *
+text_arg(const Args *args, int n)
 {
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+	const char *value = sn_api_value(&args->pairs, args->names[n]);
+
+	if (value == NULL && !args->call->args[n].isnull)
+		value = TextDatumGetCString(args->call->args[n].value);
+	return value;
 }
 
 static int
-int_arg(FunctionCallInfo fcinfo, int n, const char *name, int least, int most, const char *must)
+int_arg(const Args *args, int n, int least, int most, const char *must)
 {
-	int value = PG_ARGISNULL(n) ? 0 : PG_GETARG_INT32(n);
+	const char *given = sn_api_value(&args->pairs, args->names[n]);
+	bool missing = given == NULL && args->call->args[n].isnull;
+	int value = given != NULL ? pg_strtoint32(given) : DatumGetInt32(args->call->args[n].value);
 
-	if (PG_ARGISNULL(n) || value < least || value > most)
-		sn_api_wrong(name, PG_ARGISNULL(n) ? NULL : psprintf("%d", value), must);
+	if (missing || value < least || value > most)
+		sn_api_wrong(args->names[n], missing ? NULL : psprintf("%d", value), must);
 	return value;
+}
+
+/* A text of the request as JSON, for an error; NULL where it is missing. */
+static const char *
+as_json(const char *given)
+{
+	StringInfoData json;
+
+	if (given == NULL)
+		return NULL;
+	initStringInfo(&json);
+	escape_json(&json, given);
+	return json.data;
 }
 
 /* So many digits, and the character behind them. */
@@ -482,37 +526,27 @@ read_after(const char *text, TimestampTz *at, int64 *id)
 }
 
 static void
-after_arg(FunctionCallInfo fcinfo, int n, ListPage *page)
+after_check(const char *after, ListPage *page)
 {
-	char *text = text_arg(fcinfo, n);
 	TimestampTz at;
 	int64 id;
 
-	if (text == NULL)
+	if (after == NULL)
 		return;
-	if (!read_after(text, &at, &id))
-		sn_api_wrong("after", as_json(text), "the next_after of the page before");
+	if (!read_after(after, &at, &id))
+		sn_api_wrong("after", as_json(after), "the next_after of the page before");
 	page->shape |= SHAPE_AFTER;
 	page->values[ARG_AFTER_AT] = TimestampTzGetDatum(at);
 	page->values[ARG_AFTER_ID] = Int64GetDatum(id);
 }
 
-/* The tenant and the other filters. */
 static void
-filter_args(FunctionCallInfo fcinfo, const char *tenant, ListPage *page)
+filter_set(ListPage *page, int filter, const char *value)
 {
-	if (tenant != NULL)
-	{
-		page->shape |= 1 << ARG_TENANT;
-		page->values[ARG_TENANT] = CStringGetTextDatum(tenant);
-	}
-	for (int i = ARG_STATUS; i < N_FILTERS; i++)
-	{
-		if (PG_ARGISNULL(i))
-			continue;
-		page->shape |= 1 << i;
-		page->values[i] = PG_GETARG_DATUM(i);
-	}
+	if (value == NULL)
+		return;
+	page->shape |= 1 << filter;
+	page->values[filter] = CStringGetTextDatum(value);
 }
 
 static void
@@ -528,28 +562,39 @@ status_check(const char *status)
 }
 
 static void
-page_args(FunctionCallInfo fcinfo, ListPage *page)
+order_check(const char *order, ListPage *page)
 {
-	const char *tenant = sn_tenant_check(text_arg(fcinfo, 0));
-	char *order;
-	char *count;
-
-	memset(page, 0, sizeof(ListPage));
-	memset(page->nulls, ' ', sizeof(page->nulls));
-	filter_args(fcinfo, tenant, page);
-	page->limit = int_arg(fcinfo, 6, "limit", 1, 1000, "1 to 1000");
-	page->offset = int_arg(fcinfo, 7, "offset", 0, PG_INT32_MAX, "0 or more");
-	status_check(text_arg(fcinfo, ARG_STATUS));
-	order = text_arg(fcinfo, 9);
 	if (order == NULL || (strcmp(order, "desc") != 0 && strcmp(order, "asc") != 0))
 		sn_api_wrong("order", as_json(order), "desc or asc");
 	if (strcmp(order, "asc") == 0)
 		page->shape |= SHAPE_ASC;
-	after_arg(fcinfo, 8, page);
-	count = text_arg(fcinfo, 10);
+}
+
+static void
+count_check(const char *count, ListPage *page)
+{
 	page->exact = count != NULL;
 	if (count != NULL && strcmp(count, "exact") != 0)
 		sn_api_wrong("count", as_json(count), "exact, or missing");
+}
+
+static void
+page_args(FunctionCallInfo fcinfo, ListPage *page)
+{
+	Args args;
+
+	args_begin(&args, fcinfo, list_words);
+	memset(page, 0, sizeof(ListPage));
+	memset(page->nulls, ' ', sizeof(page->nulls));
+	filter_set(page, ARG_TENANT, sn_tenant_check(text_arg(&args, WORD_TENANT)));
+	page->limit = int_arg(&args, WORD_LIMIT, 1, PAGE_MAX, "1 to 1000");
+	page->offset = int_arg(&args, WORD_OFFSET, 0, PG_INT32_MAX, "0 or more");
+	status_check(text_arg(&args, WORD_STATUS));
+	for (int i = ARG_STATUS; i < N_FILTERS; i++)
+		filter_set(page, i, text_arg(&args, i));
+	order_check(text_arg(&args, WORD_ORDER), page);
+	after_check(text_arg(&args, WORD_AFTER), page);
+	count_check(text_arg(&args, WORD_COUNT), page);
 	page->values[ARG_LIMIT] = Int64GetDatum(page->limit);
 	page->values[ARG_OFFSET] = Int64GetDatum(page->offset);
 }
@@ -688,41 +733,65 @@ sn_api_dlq_list(PG_FUNCTION_ARGS)
 
 /* ---- one ---- */
 
+static void
+set_text(Datum *values, char *nulls, int i, const char *given)
+{
+	nulls[i] = given == NULL ? 'n' : ' ';
+	values[i] = given == NULL ? (Datum) 0 : CStringGetTextDatum(given);
+}
+
 /* The same for another tenant's as for one that doesn't exist. */
 SN_NORETURN static void
-refuse_missing(const char *id)
+refuse_missing(int64 id)
 {
-	ereport(ERROR, (errcode(SN_ERRCODE("SN011")), errmsg("there is no dead letter %s", id),
+	ereport(ERROR, (errcode(SN_ERRCODE("SN011")), errmsg("there is no dead letter " INT64_FORMAT, id),
 					errhint("GET /ops/dlq lists them.")));
 }
 
-static SnStatement one_statement = {.n_args = 2, .args = {INT8OID, TEXTOID}};
+static SnStatement *
+one_statement(void)
+{
+	static SnStatement statement = {.n_args = 2, .args = {INT8OID, TEXTOID}};
+
+	if (statement.sql == NULL)
+		statement.sql = MemoryContextStrdup(
+			TopMemoryContext,
+			psprintf("SELECT %s FROM sentinai.dead_letter_queue d WHERE d.id OPERATOR(pg_catalog.=) $1"
+					 " AND ($2 IS NULL OR d.tenant_id OPERATOR(pg_catalog.=) $2)",
+					 field_list));
+	return &statement;
+}
 
 /* dlq_get(id, tenant_id) returns json */
 Datum
 sn_api_dlq_get(PG_FUNCTION_ARGS)
 {
-	const char *tenant = sn_tenant_check(text_arg(fcinfo, 1));
-	Datum values[2] = {PG_GETARG_DATUM(0), tenant != NULL ? CStringGetTextDatum(tenant) : (Datum) 0};
-	char nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', tenant != NULL ? ' ' : 'n'};
+	static const char *const words[] = {"id", "tenant_id"};
+	Args args;
+	const char *id;
+	const char *tenant;
+	Datum values[2] = {PG_GETARG_DATUM(0)};
+	char nulls[2] = {' ', ' '};
 	StringInfoData out;
 	Entries entries;
 
+	args_begin(&args, fcinfo, words);
+	id = sn_api_value(&args.pairs, "id");
+	if (id != NULL)
+		values[0] = DirectFunctionCall1(int8in, CStringGetDatum(id));
+	else if (PG_ARGISNULL(0))
+		sn_api_wrong("id", NULL, "an integer");
+	tenant = sn_tenant_check(text_arg(&args, 1));
+	set_text(values, nulls, 1, tenant);
 	fields_know();
-	if (one_statement.sql == NULL)
-		one_statement.sql = MemoryContextStrdup(
-			TopMemoryContext,
-			psprintf("SELECT %s FROM sentinai.dead_letter_queue d WHERE d.id OPERATOR(pg_catalog.=) $1"
-					 " AND ($2 IS NULL OR d.tenant_id OPERATOR(pg_catalog.=) $2)",
-					 field_list));
 	json_begin(&out);
 	SPI_connect();
 	entries_begin(&entries, &out, 1);
-	sn_query(&one_statement, values, nulls, &entries.pub);
+	sn_query(one_statement(), values, nulls, &entries.pub);
 	entries_finish(&entries);
 	SPI_finish();
 	if (entries.n == 0)
-		refuse_missing(PG_ARGISNULL(0) ? "" : psprintf(INT64_FORMAT, PG_GETARG_INT64(0)));
+		refuse_missing(DatumGetInt64(values[0]));
 	return json_end(&out);
 }
 
@@ -747,16 +816,18 @@ static char *
 tenant_of(int64 id, const char *tenant_id)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Datum values[2] = {Int64GetDatum(id), tenant_id != NULL ? CStringGetTextDatum(tenant_id) : (Datum) 0};
-	char nulls[2] = {' ', tenant_id != NULL ? ' ' : 'n'};
+	Datum values[2] = {Int64GetDatum(id)};
+	char nulls[2] = {' ', ' '};
 	char *tenant = NULL;
+
+	set_text(values, nulls, 1, tenant_id);
 
 	SPI_connect();
 	if (sn_query(&read_tenant, values, nulls, NULL) > 0)
 		tenant = MemoryContextStrdup(caller, sn_result_text(0, 1));
 	SPI_finish();
 	if (tenant == NULL)
-		refuse_missing(psprintf(INT64_FORMAT, id));
+		refuse_missing(id);
 	return tenant;
 }
 

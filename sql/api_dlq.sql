@@ -57,7 +57,8 @@ GRANT EXECUTE ON FUNCTION regress_missing(bigint, text) TO sentinai_viewer;
 SELECT min(id) AS other FROM dead_letter_queue WHERE tenant_id = 'api_b' \gset
 SET SESSION AUTHORIZATION regress_api_viewer;
 SELECT sentinai_api.dlq_list('api_b');
-SELECT regress_missing(:other), regress_missing(:other, 'api_a'), regress_missing(1000000000), regress_missing(NULL);
+SELECT regress_missing(:other), regress_missing(:other, 'api_a'), regress_missing(1000000000);
+SELECT sentinai_api.dlq_get();
 SET SESSION AUTHORIZATION regress_api_nobody;
 SELECT sentinai_api.dlq_list();
 RESET SESSION AUTHORIZATION;
@@ -119,6 +120,26 @@ SELECT count(sentinai_api.dlq_list(t, s, e, p_limit => 1, p_offset => 0, p_order
 SELECT pg_stat_get_xact_numscans('dead_letter_queue'::regclass) - :before AS by_the_whole_table;
 COMMIT;
 
+-- What nginx found comes first, as of a POST
+SET request.headers = '{"x-sentinai-args": "id=&tenant_id=&tenant_id=api_a&status=pending&limit=1&order=asc&offset=1&limit=2&count=exact&event_type=&error_type=e%31&unknown=1"}';
+SELECT a->'items'->0->>'event_id' AS event_id, a->'total' AS total, a->'limit' AS "limit", a->'offset' AS "offset" FROM (SELECT sentinai_api.dlq_list('api_b', 'none', p_limit => 7)::jsonb AS a) x;
+SELECT set_config('request.headers', format('{"x-sentinai-args": "id=%s&tenant_id=&"}', :other), false) IS NOT NULL AS set;
+SELECT sentinai_api.dlq_get()::jsonb->>'event_id' AS event_id, sentinai_api.dlq_get(1)::jsonb->>'event_id' AS the_same;
+CREATE FUNCTION regress_header(args text) RETURNS text
+	LANGUAGE plpgsql AS $$
+DECLARE
+	detail	text;
+BEGIN
+	PERFORM set_config('request.headers', jsonb_build_object('x-sentinai-args', args)::text, false);
+	RETURN coalesce((CASE WHEN args ~ '^id=[^&]' THEN sentinai_api.dlq_get() ELSE sentinai_api.dlq_list() END)::jsonb->>'total', 'found');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN concat_ws(' ', SQLSTATE, SQLERRM, detail);
+END $$;
+SELECT a, regress_header(a) FROM unnest(ARRAY['id=x&', 'id=99999999999999999999&', 'id=&tenant_id=&limit=x', 'id=&tenant_id=&limit=99999999999', 'id=&tenant_id=&offset=-1', 'id=&tenant_id=&tenant_id=api_a&status=%ff',
+	'id=&tenant_id=&tenant_id=api+a', 'id=&tenant_id=api_b&tenant_id=api_a', 'id=&tenant_id=&tenant_id=api_a&order=up', 'id=&tenant_id=&tenant_id=api_a&after=1']) a;
+SET request.headers = '';
+
 -- What is refused
 CREATE FUNCTION regress_refused(VARIADIC args text[]) RETURNS text
 	LANGUAGE plpgsql AS $$
@@ -140,7 +161,7 @@ SELECT regress_refused(NULL, '1', '0', a, 'desc', NULL)
 	'2026-01-01T00:00:60.000000Z_1', '2026-01-01T00:00:00.00000Z_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z_', '2026-01-01T00:00:00.000000Z_x', '2026-01-01T00:00:00.000000Z_1x',
 	'2026-01-01T00:00:00.000000Z_ 1', '2026-01-01T00:00:00.000000Z_9223372036854775808', '999999-01-01T00:00:00.000000Z_1', '-2026-01-01T00:00:00.000000Z_1', '+026-01-01T00:00:00.000000Z_1']) a;
 
-DROP FUNCTION regress_same(text), regress_missing(bigint, text), regress_ids(jsonb), regress_walk(text, integer, text), regress_refused(text[]);
+DROP FUNCTION regress_same(text), regress_missing(bigint, text), regress_header(text), regress_ids(jsonb), regress_walk(text, integer, text), regress_refused(text[]);
 TRUNCATE dead_letter_queue;
 SELECT payload_mask_remove('*', '{secret}'), tenant_role_remove('regress_api_viewer', 'api_a'), tenant_role_remove('regress_api_payload', 'api_a');
 DROP ROLE regress_api_viewer, regress_api_payload, regress_api_nobody;

@@ -39,7 +39,7 @@ $$;
 COMMENT ON FUNCTION sentinai_api.dlq_stats(text) IS
 	E'How many dead letters a tenant has\nAnswers total_entries, pending_count, retrying_count, discarded_count, succeeded_count, by_event_type and by_worker_type.';
 
-CREATE FUNCTION sentinai_api.dlq_get(id bigint, tenant_id text DEFAULT NULL) RETURNS sentinai_api."application/json"
+CREATE FUNCTION sentinai_api.dlq_get(id bigint DEFAULT NULL, tenant_id text DEFAULT NULL) RETURNS sentinai_api."application/json"
 	LANGUAGE c STABLE
 	AS 'MODULE_PATHNAME', 'sn_api_dlq_get';
 COMMENT ON FUNCTION sentinai_api.dlq_get(bigint, text) IS

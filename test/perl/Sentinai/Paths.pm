@@ -39,6 +39,12 @@ sub map_of
 	return @rows;
 }
 
+# Words of the GETs that nginx calls without a query: their functions read X-Sentinai-Args (extension/api_dlq.c)
+my %of_header = (
+	dlq_list => [qw(after count error_type event_type fingerprint limit offset order status tenant_id worker_type)],
+	dlq_get => ['tenant_id'],
+);
+
 # Words of the query by the variable that carries them: $sn_q_limit => limit
 sub words
 {
@@ -68,6 +74,7 @@ sub paths
 		my ($function) = $call =~ m{^/rpc/(\w+)};
 		my @query = sort grep { defined } map { $words{$_} } $call =~ /\$(sn_q_\w+)/g;
 		@query = @of_posts if $method ne 'GET' && !@query;
+		@query = @{ $of_header{$function} } if $function && $of_header{$function};
 		for my $known (@{ $regex{$name} // croak "docker/nginx.conf: no path leads to $name" })
 		{
 			my ($template, $of_word) = @$known;
