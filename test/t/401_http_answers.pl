@@ -500,7 +500,12 @@ for my $end ('the client', 'PostgREST')
 	is($history->($id), 1, 'once');
 }
 
-# ---------------------------------------------------------------- PostgREST that is stuck, or away
+# ---------------------------------------------------------------- nginx that can't, and PostgREST that is stuck, or away
+
+chmod 0, "$h->{dir}/tmp/body";
+my $broken = $h->post('/ops/dlq/1/discard', token => $operator, body => { reason => 'x' x 100_000 });
+chmod 0700, "$h->{dir}/tmp/body";
+is_deeply([ $broken->{status}, $broken->{headers}{'content-type'}, $broken->{json}{code} ], [ 500, 'application/json', 'SN500' ], 'nginx can not write a body down');
 
 my ($postgrest) = Sentinai::Test::slurp("$h->{dir}/postgrest.pid") =~ /^(\d+)/;
 patient($h, '120s', '1s');
