@@ -100,7 +100,7 @@ raise_limited(const SnRateLimit *state)
 					   .output_to_client = true,
 					   .filename = __FILE__,
 					   .lineno = __LINE__,
-					   .funcname = PG_FUNCNAME_MACRO,
+					   .funcname = __func__,
 					   .sqlerrcode = SN_ERRCODE("SN040"),
 					   .message = words,
 					   .detail = body,
