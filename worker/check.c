@@ -63,15 +63,21 @@ check_extension(Db *db)
 {
 	PGresult *res =
 		db_query(db, "SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'sentinai'", 0, NULL);
-	bool good;
+	const char *version;
+	bool good = false;
 
 	if (res == NULL)
 		return error_line("extension", db_error(db));
-	good = PQntuples(res) == 1;
-	if (good)
-		line(true, "extension", "sentinai %s", db_text(res, 0, "extversion"));
-	else
+	version = PQntuples(res) == 1 ? db_text(res, 0, "extversion") : NULL;
+	if (version == NULL)
 		line(false, "extension", "sentinai is not in this database: CREATE EXTENSION sentinai");
+	else if (strcmp(version, SENTINAI_VERSION) != 0)
+	{
+		line(false, "extension", "sentinai %s, and this worker is %s", version, SENTINAI_VERSION);
+		printf("        hint        ALTER EXTENSION sentinai UPDATE, or the worker of that version.\n");
+	}
+	else
+		good = line(true, "extension", "sentinai %s", version);
 	PQclear(res);
 	return good;
 }

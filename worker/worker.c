@@ -292,8 +292,10 @@ type_refused(Worker *w, const DbError *why, char *error, size_t size)
 	{
 		bool missing = strcmp(why->sqlstate, "3F000") == 0 || strcmp(why->sqlstate, "42883") == 0;
 
-		health_bad(w, HEALTH_DATABASE, why->message,
-				   missing ? "CREATE EXTENSION sentinai; as a superuser of that database" : why->hint);
+		health_bad(
+			w, HEALTH_DATABASE, why->message,
+			missing ? "CREATE EXTENSION sentinai, or ALTER EXTENSION sentinai UPDATE, as a superuser of that database"
+					: why->hint);
 	}
 	return 1;
 }

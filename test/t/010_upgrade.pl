@@ -95,6 +95,11 @@ for my $version (@released)
 		q{SELECT sentinai.tenant_add('TENANT_001', 'One'), sentinai.tenant_add('TENANT_002')},
 		q{UPDATE sentinai.tenant SET created_at = '2025-01-15 10:00+00'});
 
+	chomp(my $url = $t->cluster('url', $database));
+	my ($status, $out) = Sentinai::Test::capture({}, 'env', "DATABASE_URL=$url", 'KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1', 'WORKER_TYPE=intake',
+		'worker/sentinai-worker', '--check');
+	like($out, qr/^MISSING extension\s+sentinai \Q$version\E, and this worker is \Q$current\E\n\s+hint\s+ALTER EXTENSION sentinai UPDATE/m,
+		"$version: the worker's --check says what is to be done");
 	$t->sql('ALTER EXTENSION sentinai UPDATE', database => $database);
 	is($t->sql(q{SELECT extversion FROM pg_extension WHERE extname = 'sentinai'}, database => $database),
 		$current, "$version is now $current");
