@@ -388,6 +388,12 @@ sn_caller_sees_all(void)
 }
 
 bool
+sn_caller_session_is_trusted(void)
+{
+	return sn_caller_is_authenticator() || is_admin(GetSessionUserId());
+}
+
+bool
 sn_caller_names_tenants(void)
 {
 	return sn_caller_sees_all() || (held == NULL && !InSecurityRestrictedOperation() && caller.every_tenant);

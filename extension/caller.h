@@ -29,6 +29,12 @@ extern const char *sn_current_tenant(void);
 
 extern bool sn_caller_sees_all(void);
 
+/*
+ * Whether who is logged in is held to no tenant, or writes no SQL of its own (PostgREST's clients): nothing in this session was
+ * prepared to mislead what runs in it with other rights.
+ */
+extern bool sn_caller_session_is_trusted(void);
+
 /* Whether figures may be shown by tenant: to one who sees all, or may choose any. */
 extern bool sn_caller_names_tenants(void);
 

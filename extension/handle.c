@@ -304,7 +304,7 @@ has_temporary_schema(void)
 
 /*
  * What the caller has chosen of this session is no part of a handler: its search_path, and temporary tables and types, which are
- * found before all others. An admin, who may register handlers, is trusted, and so is what a superuser has made.
+ * found before all others. What a superuser has made is trusted.
  */
 static void
 check_session(void)
@@ -314,7 +314,7 @@ check_session(void)
 		sn_execute(&read_search_path, NULL, NULL);
 		search_path = MemoryContextStrdup(TopMemoryContext, sn_result_text(0, 1));
 	}
-	if (has_temporary_schema() && !sn_caller_sees_all() && sn_execute(&read_strange_object, NULL, NULL) > 0)
+	if (has_temporary_schema() && !sn_caller_session_is_trusted() && sn_execute(&read_strange_object, NULL, NULL) > 0)
 		ereport(ERROR,
 				(errcode(SN_ERRCODE("SN013")), errmsg("handlers can't run in a session that has temporary objects"),
 				 errdetail("One of them is \"%s\".", sn_result_text(0, 1)),
@@ -987,6 +987,25 @@ sn_handle(SnBatch *batch)
 	clean_session(batch);
 }
 
+/*
+ * PL/pgSQL keeps the types that a function had when it was first called in the session, by whomever and under whichever
+ * search_path. Of ours nobody else may call any.
+ */
+static void
+check_rehearsal(const SnHandler *handler)
+{
+	if (handler->tenant_scope || strcmp(handler->function_schema, SN_SCHEMA) == 0 || sn_caller_session_is_trusted())
+		return;
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+		 errmsg("permission denied to rehearse handler %s.%s", handler->function_schema, handler->function_name),
+		 errdetail(
+			 "It sees every tenant's rows, and who is logged in could have prepared this session to see them, too."),
+		 errhint(
+			 "Rehearse over HTTP, or log in as an admin. A handler with scope tenant sees that tenant's rows only.")));
+}
+
 /* What a rehearsal refuses before a handler is called: the part of the screen that one event needs. */
 static bool
 prepare_rehearsal(SnBatch *batch, SnWork *work, SnRehearsal *rehearsal)
@@ -1042,6 +1061,7 @@ sn_handle_rehearse(SnRehearsal *rehearsal)
 	{
 		Slice slice = {.batch = batch, .works = batch->work, .n = 1, .calling = -1};
 
+		check_rehearsal(work->handler);
 		check_session();
 		sn_claim_index(batch);
 		if (batch->worker_type->has_tenant_scope)

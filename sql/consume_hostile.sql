@@ -270,11 +270,15 @@ DROP VIEW pending, keys;
 --
 CREATE TABLE public.hostile_wanted (event_id text, note text);
 INSERT INTO public.hostile_wanted VALUES ('b', 'of a neighbour');
-GRANT ALL ON public.hostile_wanted TO sentinai_handler;
+GRANT ALL ON public.hostile_wanted TO sentinai_handler, sentinai_tenant_handler;
+GRANT USAGE ON SCHEMA hostile TO PUBLIC;
 CREATE FUNCTION public.hostile_note(text) RETURNS text LANGUAGE sql AS $$SELECT 'noted ' || $1$$;
 CREATE OR REPLACE FUNCTION hostile.handle(e sentinai.event) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	wanted	hostile_wanted;
 BEGIN
-	INSERT INTO hostile_wanted VALUES (e.event_id, hostile_note(e.event_id));
+	wanted.event_id := e.event_id;
+	INSERT INTO hostile_wanted VALUES (wanted.event_id, hostile_note(e.event_id));
 END $$;
 INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, worker_type, step, error_type, error_message, fingerprint, original_topic, payload_raw)
 	VALUES ('rehearsed', 'HostileEvent', 'hostile_a', 'hostile', 'handle', 'x', 'x', 'f', 'hostile', pg_temp.value('rehearsed', NULL, '{}', 'hostile_a'));
@@ -282,13 +286,35 @@ CREATE ROLE regress_hostile LOGIN IN ROLE sentinai_operator;
 SELECT tenant_role_add('regress_hostile', 'hostile_a');
 CREATE SCHEMA regress_hostile AUTHORIZATION regress_hostile;
 SET ROLE regress_hostile;
-GRANT USAGE ON SCHEMA regress_hostile TO sentinai_handler;
+GRANT USAGE ON SCHEMA regress_hostile TO PUBLIC;
 CREATE FUNCTION regress_hostile.hostile_note(text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	RAISE EXCEPTION 'as %, % sees a note %', session_user, current_user, (SELECT note FROM public.hostile_wanted);
 END $$;
 RESET ROLE;
 SELECT current_user AS me \gset
+-- What a function of PL/pgSQL has met at its first call it keeps.
+\c - regress_hostile
+CREATE FUNCTION regress_hostile.peek(text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	IF current_user <> session_user THEN
+		RAISE EXCEPTION '% sees a note %', current_user, (SELECT note FROM public.hostile_wanted);
+	END IF;
+	RETURN true;
+END $$;
+CREATE DOMAIN regress_hostile.peeked AS text CHECK (regress_hostile.peek(VALUE));
+CREATE TABLE regress_hostile.hostile_wanted (event_id regress_hostile.peeked);
+SET search_path = regress_hostile;
+DO $$
+BEGIN
+	PERFORM hostile.handle(ROW('x', 'HostileEvent', 'hostile_a', NULL, now(), NULL, 1, '{}', '{}')::sentinai.event);
+EXCEPTION WHEN OTHERS THEN
+	NULL;
+END $$;
+SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
+DROP TABLE regress_hostile.hostile_wanted;
+\c - :me
+SELECT sentinai.handler_add('hostile', 'HostileEvent', 'hostile.handle', scope => 'tenant');
 -- A setting that RESET goes back to.
 ALTER ROLE regress_hostile SET search_path = regress_hostile, public;
 \c - regress_hostile
@@ -298,7 +324,7 @@ ALTER ROLE regress_hostile RESET search_path;
 \c - regress_hostile
 SELECT id > 0, would_succeed, error_message FROM sentinai.dlq_rehearse(fingerprint => 'f');
 CREATE TEMP TABLE hostile_wanted (event_id text, note text);
-GRANT ALL ON pg_temp.hostile_wanted TO sentinai_handler;
+GRANT ALL ON pg_temp.hostile_wanted TO sentinai_tenant_handler;
 CREATE FUNCTION pg_temp.hostile_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	RAISE EXCEPTION '% sees a note %', current_user, (SELECT note FROM public.hostile_wanted);
