@@ -220,6 +220,21 @@ CREATE FUNCTION sentinai.api_openapi_requests() RETURNS TABLE (path_n bigint, pa
 $$;
 COMMENT ON FUNCTION sentinai.api_openapi_requests() IS 'Internal: api_openapi_words() as parameters and requestBody of OpenAPI.';
 
+CREATE FUNCTION sentinai.api_openapi_answer(said text) RETURNS json
+	LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	-- What is in brackets, and then in braces, is the fields': they are taken out from the inside.
+	SELECT json_strip_nulls(json_build_object('type', 'object', 'required', json_agg(f.name ORDER BY f.n),
+				'properties', json_object_agg(f.name, CASE WHEN f.field ~ '\[\]$' THEN '{"type": "array"}' ELSE '{}' END::json ORDER BY f.n) FILTER (WHERE f.name IS NOT NULL)))
+	  FROM (SELECT t.n, btrim(t.field) AS field, btrim(split_part(t.field, ':', 1)) AS name
+			  FROM string_to_table(split_part(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+						substring($1 FROM 'Answers (?:20\d [^.{]*)?\{(.*)$'), '\[[^][]*\]', '[]', 'g'), '\[[^][]*\]', '[]', 'g'), '\{[^{}]*\}', '~', 'g'), '\{[^{}]*\}', '~', 'g'),
+					'}', 1), ',') WITH ORDINALITY AS t (field, n)) f
+$$;
+COMMENT ON FUNCTION sentinai.api_openapi_answer(text) IS
+	'Internal: the schema of an answer, by a comment''s "Answers {field, field: [...], ...}": all of them are there.';
+
 CREATE FUNCTION sentinai.api_openapi_operations() RETURNS TABLE (path text, method text, described json)
 	LANGUAGE sql STABLE
 	SET search_path = pg_catalog, sentinai, pg_temp
@@ -236,7 +251,7 @@ CREATE FUNCTION sentinai.api_openapi_operations() RETURNS TABLE (path text, meth
 			'responses', json_build_object(
 				CASE WHEN t.typname = 'void' THEN '204' ELSE coalesce(substring(f.said[2] FROM 'Answers (20\d)'), '200') END,
 					json_build_object('description', f.said[1], 'content', CASE WHEN t.typname = 'void' THEN NULL
-						WHEN t.typname IN ('json', 'application/json') THEN '{"application/json": {"schema": {"type": "object"}}}'
+						WHEN t.typname IN ('json', 'application/json') THEN json_build_object('application/json', json_build_object('schema', sentinai.api_openapi_answer(f.said[2])))
 						ELSE json_build_object(t.typname, '{"schema": {"type": "string"}}'::json) END),
 				'429', json_build_object('$ref', '#/components/responses/Limited'),
 				'default', json_build_object('$ref', '#/components/responses/Error')),

@@ -37,10 +37,10 @@ BEGIN
 		  FROM (VALUES
 			-- Without a token: how it is, and nothing about whose; and who has a link needs no more.
 			('sentinai', 'sentinai_anon', ARRAY['api_pre_request', 'api_path_list', 'api_word_list', 'api_openapi_words', 'api_openapi_requests',
-				'api_openapi_operations', 'api_openapi_lists']),
+				'api_openapi_answer', 'api_openapi_operations', 'api_openapi_lists']),
 			('sentinai_api', 'sentinai_anon', ARRAY['health', 'health_db', 'health_workers', 'metrics', 'report_download_by_token', 'report_download_head_by_token', 'openapi']),
 			('sentinai', 'sentinai_viewer', ARRAY['api_pre_request', 'api_path_list', 'api_word_list', 'api_openapi_words', 'api_openapi_requests',
-				'api_openapi_operations', 'api_openapi_lists',
+				'api_openapi_answer', 'api_openapi_operations', 'api_openapi_lists',
 				'api_request_header',
 				'api_header', 'api_answer', 'api_decode', 'api_encode', 'api_path_id', 'api_args', 'api_wrong', 'api_tenant', 'api_text',
 				'api_bigint', 'api_boolean', 'api_page', 'api_list', 'api_slice', 'api_after', 'api_cursor', 'api_dlq_tenant', 'api_outbox_failed_tenant', 'api_report', 'api_hold',

@@ -107,7 +107,7 @@ SELECT set_eq($$ SELECT signature::text FROM routine WHERE prosecdef AND proname
 SELECT set_eq($$ SELECT signature::text FROM routine, aclexplode(proacl) g WHERE g.grantee = 'sentinai_anon'::regrole $$,
 	ARRAY['sentinai_api.health()', 'sentinai_api.health_db()', 'sentinai_api.health_workers()', 'sentinai_api.metrics()', 'sentinai_api.report_download_by_token(jsonb)',
 		  'sentinai_api.report_download_head_by_token(text,text)', 'sentinai_api.openapi()', 'api_path_list()', 'api_word_list()', 'api_openapi_words()', 'api_openapi_requests()',
-		  'api_openapi_operations()', 'api_openapi_lists()', 'health()', 'health_db()', 'health_workers()', 'metrics()', 'sentinai.version()', 'api_pre_request()', 'caller_role()', 'caller_identity()',
+		  'api_openapi_answer(text)', 'api_openapi_operations()', 'api_openapi_lists()', 'health()', 'health_db()', 'health_workers()', 'metrics()', 'sentinai.version()', 'api_pre_request()', 'caller_role()', 'caller_identity()',
 		  'current_tenant()', 'caller_sees_all()', 'caller_names_tenants()', 'tenant_check(text)', 'tenant_visible(text)'],
 	'without a token one learns how it is, and no more');
 

@@ -203,6 +203,17 @@ for my $operation (@operations)
 	like("$options->{status} $options->{headers}{'access-control-allow-methods'}", qr/^204 .*\b$operation->{method}\b/, "OPTIONS $operation->{path}: $operation->{method}");
 	ok($operation->{summary} && $operation->{description} && !@dumb, "$operation->{method} $operation->{path}: all is described") or diag(explain(\@dumb));
 }
+# An answer on the page has what the description promises.
+for my $operation (grep { $_->{path} !~ m{^/rest/} } @operations)
+{
+	my ($good) = map { $operation->{responses}{$_}{content}{'application/json'} // () } grep { /^20/ } keys %{ $operation->{responses} };
+	my $pattern = join '[^/?]+', map { quotemeta } split /\{\w+\}/, $operation->{path}, -1;
+	for my $block (grep { $_->{method} eq $operation->{method} && $_->{path} =~ /^$pattern(?:\?|$)/ && $_->{answer} =~ m{^HTTP/1.1 20[012]} } @blocks)
+	{
+		my @absent = grep { $block->{answer} !~ /"$_":/ } @{ ($good // {})->{schema}{required} // [] };
+		is("@absent", '', "$page:$block->{line}: $operation->{method} $operation->{path} has all that it is said to answer");
+	}
+}
 my %times;
 $times{ $_->{operationId} }++ for @operations;
 is(join(' ', grep { $times{$_} > 1 } sort keys %times), '', 'each operation has a name of its own');
