@@ -206,6 +206,8 @@ BEGIN
 			ERRCODE = 'SN001',
 			MESSAGE = 'an Idempotency-Key is a tenant''s',
 			HINT = 'Say whose by ?tenant_id=, or send no key for what is everybody''s.';
+	ELSIF EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $2 AND t.status = 'archived') THEN
+		PERFORM sentinai.api_no_key('The tenant is archived.');
 	END IF;
 	SELECT * INTO begun FROM sentinai.idempotency_begin($2, 'http', key, jsonb_build_object('operation', $1, 'args', $3), wait => false);
 	IF begun.state <> 'done' THEN
@@ -217,7 +219,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.api_begin(text, text, jsonb) IS
-	'Begins an operation for which the request may have an Idempotency-Key. NULL: do it, and call api_end(); else it was done before, and this is the answer again. Keys are the tenant''s, whichever the path. Errors: SN001, SN004, SN060 (in flight), SN061 (used for another request).';
+	'Begins an operation for which the request may have an Idempotency-Key. NULL: do it, and call api_end(); else it was done before, and this is the answer again. Keys are the tenant''s, whichever the path. Errors: SN001, SN004, SN060 (in flight), SN061 (used for another request), SN064 (the tenant is archived).';
 
 CREATE FUNCTION sentinai.api_end(tenant_id text, body json, status integer DEFAULT 200, headers jsonb DEFAULT '{}') RETURNS json
 	LANGUAGE plpgsql VOLATILE

@@ -49,15 +49,13 @@ DECLARE
 BEGIN
 	IF seconds NOT BETWEEN 1 AND 86400 THEN
 		PERFORM sentinai.api_wrong('window_seconds', args->'window_seconds', '1 to 86400');
-	ELSIF sentinai.api_text(args, 'limit_type') IS NULL THEN
-		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
 	END IF;
 	answer := sentinai.api_begin('rate_limit_set', tenant, args);
 	IF answer IS NOT NULL THEN
 		RETURN answer;
 	END IF;
 	SELECT row_to_json(c) INTO answer
-	  FROM sentinai.rate_limit_set(tenant, args->>'limit_type', sentinai.api_bigint(args, 'limit_value'), seconds::integer,
+	  FROM sentinai.rate_limit_set(tenant, sentinai.api_text(args, 'limit_type'), sentinai.api_bigint(args, 'limit_value'), seconds::integer,
 			sentinai.api_boolean(args, 'enabled', true), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor')) c;
 	RETURN sentinai.api_end(tenant, answer);
 END
@@ -73,11 +71,8 @@ DECLARE
 	args	jsonb := sentinai.api_args($1);
 	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 BEGIN
-	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
-		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
-	END IF;
 	IF sentinai.api_begin('rate_limit_delete', tenant, args) IS NULL THEN
-		PERFORM sentinai.rate_limit_delete(tenant, args->>'limit_type', sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		PERFORM sentinai.rate_limit_delete(tenant, sentinai.api_text(args, 'limit_type'), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
 		PERFORM sentinai.api_end(tenant, 'null', 204);
 	END IF;
 END
@@ -93,11 +88,8 @@ DECLARE
 	args	jsonb := sentinai.api_args($1);
 	tenant	text := sentinai.api_tenant(args->>'tenant_id');
 BEGIN
-	IF sentinai.api_text(args, 'limit_type') IS NULL THEN
-		PERFORM sentinai.api_wrong('limit_type', NULL, 'given');
-	END IF;
 	IF sentinai.api_begin('rate_limit_reset', tenant, args) IS NULL THEN
-		PERFORM sentinai.rate_limit_reset(tenant, args->>'limit_type', sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
+		PERFORM sentinai.rate_limit_reset(tenant, sentinai.api_text(args, 'limit_type'), sentinai.api_text(args, 'reason'), sentinai.api_text(args, 'actor'));
 		PERFORM sentinai.api_end(tenant, 'null', 204);
 	END IF;
 END

@@ -444,6 +444,13 @@ for my $case (
 	is_deeply([ @{$refused}{status}, $refused->{json}{code} ], [ $status, $status == 400 ? 'SN064' : 'SN001' ], "$path: no key here");
 	like($h->post($path, token => $token, body => $body)->{status}, qr/^20[014]$/, "$path: and without one it works");
 }
+$t->sql("SELECT sentinai.tenant_archive('KEYS')");
+for my $case ([ erase => { key => 'EXC_ERASED', reason => 'asked for' } ], [ resume => {} ])
+{
+	my ($act, $body) = @$case;
+	my @answers = map { $h->post("/admin/tenants/KEYS/$act", token => $admin, body => $body, headers => $_) } { 'Idempotency-Key' => "archived $act" }, {};
+	is_deeply([ map { $_->{status} } @answers ], [ 400, 200 ], "$act: an archived tenant has no keys") or diag($answers[0]{body});
+}
 is($h->post("/audit/reports/$report/link", token => $operator, body => { valid_for_seconds => $_ })->{json}{message}, 'valid_for_seconds must be 1 to 31536000',
 	"a link for $_ s") for 0, -1, 31536001, 999999999999999999;
 
