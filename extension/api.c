@@ -18,6 +18,7 @@
 #include "mb/pg_wchar.h"
 #include "pgtime.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/lsyscache.h"
 
 #include "api.h"
@@ -74,20 +75,72 @@ resource_name(void)
 	return name;
 }
 
-/* The headers RateLimit and RateLimit-Policy, of draft-ietf-httpapi-ratelimit-headers, for who has requests left. */
 static void
-set_headers(const SnRateLimit *state)
+set_local(const char *name, const char *value)
 {
-	char *headers = psprintf("[{\"RateLimit\": \"\\\"" LIMIT_TYPE "\\\";r=" INT64_FORMAT ";t=" INT64_FORMAT "\"},"
-							 " {\"RateLimit-Policy\": \"\\\"" LIMIT_TYPE "\\\";q=" INT64_FORMAT ";w=%d\"}]",
-							 state->remaining, seconds_until(state->reset_at), state->limit, state->window_seconds);
-
-	set_config_option("response.headers", headers, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* The runbook's words and body, of which api_error.c makes the answer 429. */
-SN_NORETURN static void
-raise_limited(const SnRateLimit *state)
+/* The headers RateLimit and RateLimit-Policy, of draft-ietf-httpapi-ratelimit-headers, and others in front of them. */
+static void
+set_headers(const SnRateLimit *state, const char *others)
+{
+	set_local("response.headers",
+			  psprintf("[%s{\"RateLimit\": \"\\\"" LIMIT_TYPE "\\\";r=" INT64_FORMAT ";t=" INT64_FORMAT "\"},"
+					   " {\"RateLimit-Policy\": \"\\\"" LIMIT_TYPE "\\\";q=" INT64_FORMAT ";w=%d\"}]",
+					   others, state->allowed ? state->remaining : 0,
+					   Max(seconds_until(state->reset_at), state->allowed ? 0 : 1), state->limit,
+					   state->window_seconds));
+}
+
+/* What a function of this request is to answer in its own stead, until the transaction ends; NULL: nothing. */
+static char *limited_answer = NULL;
+
+static void
+limited_answer_forget(void *arg)
+{
+	limited_answer = NULL;
+}
+
+const char *
+sn_api_limited(void)
+{
+	return limited_answer;
+}
+
+/*
+ * Whether the request is for a function that asks sn_api_limited() first. An error makes nginx answer in PostgREST's stead, and
+ * close the connection to it, which costs more than all else of a 429.
+ */
+static bool
+answers_itself(void)
+{
+	static const char *const paths[] = {"/rpc/dlq_list", "/rpc/dlq_get"};
+	const char *method = GetConfigOption("request.method", true, false);
+	const char *path = GetConfigOption("request.path", true, false);
+
+	for (int i = 0; i < lengthof(paths); i++)
+		if (method != NULL && path != NULL && strcmp(method, "GET") == 0 && strcmp(path, paths[i]) == 0)
+			return true;
+	return false;
+}
+
+static void
+answer_limited(const SnRateLimit *state, const char *body)
+{
+	MemoryContextCallback *forget = MemoryContextAllocZero(TopTransactionContext, sizeof(MemoryContextCallback));
+
+	forget->func = limited_answer_forget;
+	MemoryContextRegisterResetCallback(TopTransactionContext, forget);
+	limited_answer = MemoryContextStrdup(TopTransactionContext, body);
+	set_local("response.status", "429");
+	set_headers(state, psprintf("{\"Retry-After\": \"" INT64_FORMAT "\"}, {\"Cache-Control\": \"no-store\"}, ",
+								Max(seconds_until(state->reset_at), 1)));
+}
+
+/* The runbook's words and body. As an error, api_error.c makes the answer 429 of them. */
+static void
+limit_request(const SnRateLimit *state)
 {
 	char *words =
 		psprintf("Rate limit exceeded: " LIMIT_TYPE " (" INT64_FORMAT "/%ds)", state->limit, state->window_seconds);
@@ -107,7 +160,9 @@ raise_limited(const SnRateLimit *state)
 					   .hint = psprintf("Try again at %s.", reset_at),
 					   .assoc_context = CurrentMemoryContext};
 
-	ReThrowError(&error);
+	if (!answers_itself())
+		ReThrowError(&error);
+	answer_limited(state, body);
 }
 
 /* Times in answers are UTC's, wherever the server is, and so are those of a request that says no zone. */
@@ -115,7 +170,7 @@ static void
 set_time_zone(void)
 {
 	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
-		set_config_option("TimeZone", "UTC", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+		set_local("TimeZone", "UTC");
 }
 
 /*
@@ -138,7 +193,8 @@ sn_api_pre_request(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for tenant \"%s\"", tenant)));
 	sn_usage_count(tenant, USAGE_TYPE, resource_name(), 1);
 	if (!state.allowed)
-		raise_limited(&state);
-	set_headers(&state);
+		limit_request(&state);
+	else
+		set_headers(&state, "");
 	PG_RETURN_VOID();
 }

@@ -12,6 +12,12 @@
 /* Error SN001: an argument is not what it must be. value is JSON; NULL: it is missing. */
 SN_NORETURN extern void sn_api_wrong(const char *name, const char *value, const char *must);
 
+/*
+ * The answer 429 that a function has to give and do nothing else, where the pre-request has said so; NULL: none. For those that
+ * answers_itself() in api.c names.
+ */
+extern const char *sn_api_limited(void);
+
 /* The Idempotency-Key of this request; NULL: it has none. */
 extern char *sn_api_key(void);
 

@@ -714,6 +714,8 @@ sn_api_dlq_list(PG_FUNCTION_ARGS)
 	ListPage page;
 	Entries entries;
 
+	if (sn_api_limited() != NULL)
+		PG_RETURN_TEXT_P(cstring_to_text(sn_api_limited()));
 	page_args(fcinfo, &page);
 	fields_know();
 	json_begin(&out);
@@ -775,6 +777,8 @@ sn_api_dlq_get(PG_FUNCTION_ARGS)
 	StringInfoData out;
 	Entries entries;
 
+	if (sn_api_limited() != NULL)
+		PG_RETURN_TEXT_P(cstring_to_text(sn_api_limited()));
 	args_begin(&args, fcinfo, words);
 	id = sn_api_value(&args.pairs, "id");
 	if (id != NULL)

@@ -315,10 +315,17 @@ like($refused->{headers}{ratelimit}, qr/^"api_requests";r=0;t=\d+$/, 'RateLimit 
 is($refused->{headers}{'cache-control'}, 'no-store', 'nobody keeps it');
 is($h->head('/ops/dlq/stats', token => $limited)->{status}, 429, 'HEAD is charged, in its read only transaction');
 is($h->post('/ops/dlq/1/retry', token => $limited)->{status}, 429, 'POST is');
+for my $path ('/ops/dlq?limit=1', '/ops/dlq/1', '/ops/dlq/1/history', '/rest/dead_letter_queue')
+{
+	my $own = $h->get($path, token => $limited);
+	is_deeply([ $own->{status}, $own->{reason}, $own->{body} =~ s/\d+, "reset_at": "[^"]+"/MORE/r, map { s/\d{2,}/N/gr } @{ $own->{headers} }{qw(retry-after ratelimit ratelimit-policy cache-control content-type)} ],
+		[ 429, 'Too Many Requests', '{"detail": "Rate limit exceeded: api_requests (3/86400s)", "limit_type": "api_requests", "limit": 3, "current": MORE}',
+		'N', '"api_requests";r=0;t=N', '"api_requests";q=3;w=N', 'no-store', $refused->{headers}{'content-type'} ], "$path: the same 429");
+}
 is($h->get('/health', token => $limited)->{status}, 429, 'and what would need no token');
 is($h->get('/health')->{status}, 200, 'which without one is not');
 unlike(Sentinai::Test::slurp("$t->{cluster_dir}/log"), qr/Rate limit exceeded/, 'and none of it is a line in the server\'s log');
-is($h->get('/usage/rate-limits?tenant_id=LIMITED', token => $admin)->{json}{statuses}[0]{current}, 7, 'refused ones count, too');
+is($h->get('/usage/rate-limits?tenant_id=LIMITED', token => $admin)->{json}{statuses}[0]{current}, 11, 'refused ones count, too');
 is($h->get('/ops/dlq/stats?tenant_id=LIMITED', token => $admin)->{headers}{ratelimit}, undef, 'the admin has no limit');
 is($h->put('/admin/rate-limits/LIMITED', token => $admin, body => { limit_type => 'api_requests', limit_value => 1000, window_seconds => 86400, enabled => \0 })->{status}, 200,
 	'the runbook\'s reset: disabled');
@@ -332,7 +339,7 @@ is($h->post('/audit/reports', token => $neighbour, body => $january)->{status}, 
 my $second = $h->post('/audit/reports', token => $neighbour, body => $january);
 is_deeply([ $second->{status}, $second->{json}{limit_type} ], [ 429, 'report_generations' ], 'not two: the same answer');
 like($second->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'with Retry-After');
-$t->wait_for_sql(q{SELECT (sentinai.usage_summary('LIMITED', 'day')->'totals'->>'api_calls')::integer}, '9', name => 'calls are usage');
+$t->wait_for_sql(q{SELECT (sentinai.usage_summary('LIMITED', 'day')->'totals'->>'api_calls')::integer}, '13', name => 'calls are usage');
 is($h->get("/rest/$_", token => $neighbour)->{status}, 404, "/rest/$_: there is no such list") for qw(nonsense rubbish);
 $t->wait_for_sql(q{SELECT string_agg(DISTINCT resource, ' ') || ' ' || sum(quantity) FROM sentinai.usage_details('TENANT_002', 'api_calls', now() - interval '1 h', now() + interval '1 min')
 	WHERE resource !~ '^\w+ /rpc/[a-z_]+$'}, 'GET (unknown) 2', name => 'lists that are none are one resource, whatever they are called');
