@@ -12,6 +12,7 @@ chomp(my $port = Sentinai::Test::run('bash', '-c', 'me=serve; source test/lib.sh
 my ($pid, $status);
 
 Sentinai::Test::run('mkdir', '-p', "$build/check/t");
+unlink $output;		# an earlier run's would be read for this one's
 $pid = fork() // die "fork: $!";
 if (!$pid)
 {
