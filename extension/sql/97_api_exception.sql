@@ -52,7 +52,7 @@ DECLARE
 	type	text;
 	event	jsonb;
 	known	boolean := false;
-	its		text;
+	its		text := sentinai.api_text($1, 'exception_id');
 	answer	json;
 BEGIN
 	IF $1 ? 'tenant_id' AND $1->>'tenant_id' IS DISTINCT FROM tenant THEN
@@ -74,9 +74,9 @@ BEGIN
 	IF event->>'event_id' IS NULL THEN
 		event := event || jsonb_build_object('event_id', sentinai.event_id_new());
 	ELSE
-		SELECT k.known, k.exception_id INTO known, its FROM sentinai.api_event_known(event) k;
+		SELECT k.known, coalesce(k.exception_id, its) INTO known, its FROM sentinai.api_event_known(event) k;
 	END IF;
-	event := event || jsonb_build_object('exception_id', coalesce(its, event->>'exception_id', event->>'event_id'));
+	event := event || jsonb_build_object('exception_id', coalesce(its, event->>'event_id'));
 	IF known THEN
 		PERFORM sentinai.api_header('Idempotency-Replayed', 'true');
 	ELSE

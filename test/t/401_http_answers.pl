@@ -359,6 +359,13 @@ my $other = $bring->(amount => 2);
 is_deeply([ $other->{status}, @{ $other->{json} }{qw(code message)} ], [ 409, 'SN012', 'event "invoice-1" exists already, with another type or payload' ], 'another payload');
 is($bring->(event_type => 'ManualExceptionCreated')->{status}, 409, 'another type');
 is($events->('invoice-1'), '1 1', 'published once');
+# What would be made a text of on its way could not be found again by what came.
+for my $id (5, JSON::PP::true, ['a'], { a => 1 })
+{
+	my $answer = $bring->(event_id => 'odd', exception_id => $id);
+	is_deeply([ $answer->{status}, @{ $answer->{json} }{qw(code message)} ], [ 422, 'SN001', 'exception_id must be a text' ], 'an exception_id that is none: ' . JSON::PP->new->allow_nonref->encode($id));
+}
+is($events->('odd'), '0 0', 'is not published');
 is($h->post('/api/exceptions/TENANT_002', token => $neighbour, body => { %event, amount => 3 })->{headers}{'idempotency-replayed'}, undef, 'a neighbour\'s event is another one');
 # What was erased is known by its hash: of the log, and later of the claim.
 $t->sql(q{INSERT INTO sentinai.subject_salt (tenant_id, salt) VALUES ('TENANT_001', 'salt');
