@@ -6,8 +6,9 @@
 # two figures of one round; what is shown is the median of the rounds. Beside them stands the CPU of a request, in
 # microseconds, by who spent it: of two that share a machine it is what says whose work grew.
 #
-# What is not ours is measured too: nginx alone in front of `SELECT 1`, and a function that answers the bytes of a list of 100
-# as they are.
+# What is not ours is measured too: `SELECT 1` behind nginx alone, behind the pre-request alone, and behind both; a function
+# that answers the bytes of a list of 100 as they are; and one in plain SQL that writes what a retry writes, three rows into
+# tables with the same columns, checks and indexes.
 #
 # BENCH_SECONDS      of each measurement, 4
 # BENCH_ROUNDS       3
@@ -33,9 +34,24 @@ SELECT 'EVT_' || n, 'ExceptionIngested', CASE WHEN n > $dead_letters THEN 'TENAN
 CREATE FUNCTION sentinai_api.bench_one() RETURNS integer LANGUAGE sql STABLE AS 'SELECT 1';
 CREATE TABLE bench_list (body json);
 CREATE FUNCTION sentinai_api.bench_list() RETURNS json LANGUAGE sql STABLE AS 'SELECT body FROM public.bench_list';
-GRANT EXECUTE ON FUNCTION sentinai_api.bench_one(), sentinai_api.bench_list() TO sentinai_operator;
+CREATE TABLE bench_dlq (LIKE sentinai.dead_letter_queue INCLUDING ALL);
+INSERT INTO bench_dlq OVERRIDING SYSTEM VALUE SELECT * FROM sentinai.dead_letter_queue;
+CREATE TABLE bench_history (LIKE sentinai.dlq_history INCLUDING ALL);
+CREATE TABLE bench_outbox (LIKE sentinai.outbox_0 INCLUDING ALL);
+CREATE FUNCTION sentinai_api.bench_write(jsonb) RETURNS json LANGUAGE sql VOLATILE AS \$\$
+	INSERT INTO public.bench_outbox (id, topic, partition, key, headers, value, tenant_id, event_id, event_type, dlq_id, dlq_token)
+	SELECT d.id, d.original_topic, d.original_partition, d.record_key, d.record_headers, d.payload_raw, d.tenant_id, d.event_id, d.event_type, d.id, gen_random_uuid()
+	  FROM public.bench_dlq d WHERE d.id = (\$1->>'id')::bigint;
+	INSERT INTO public.bench_history (dlq_id, tenant_id, action, from_status, to_status, token, reason)
+	SELECT d.id, d.tenant_id, 'retry', d.status, 'retrying', gen_random_uuid(), \$1->>'reason' FROM public.bench_dlq d WHERE d.id = (\$1->>'id')::bigint;
+	UPDATE public.bench_dlq d SET status = 'retrying', retry_token = gen_random_uuid(), retried_at = now(), updated_at = now()
+	 WHERE d.id = (\$1->>'id')::bigint
+	RETURNING json_build_object('id', d.id, 'status', d.status, 'retried_at', d.retried_at, 'retry_count', d.retry_count, 'via', 'kafka');
+\$\$;
+GRANT EXECUTE ON FUNCTION sentinai_api.bench_one(), sentinai_api.bench_list(), sentinai_api.bench_write(jsonb) TO sentinai_operator;
 GRANT SELECT ON bench_list TO sentinai_operator;
-VACUUM ANALYZE sentinai.dead_letter_queue
+GRANT SELECT, INSERT, UPDATE ON bench_dlq, bench_history, bench_outbox TO sentinai_operator;
+VACUUM ANALYZE sentinai.dead_letter_queue, bench_dlq
 SQL
 my $h = $t->http;
 my $bare = do { local $ENV{PGRST_DB_PRE_REQUEST} = ''; Sentinai::Http->new($t, dir => "$t->{dir}/http-bare") };
@@ -46,17 +62,25 @@ my $next_id = 1;
 my $few = $h->token('sentinai_operator', 'TENANT_003', 'ann');
 my $of_few = 'tenant_id=TENANT_003';
 
+# What a POST sends; each is another dead letter's
+my %post = (
+	retry => q{'/ops/dlq/' .. id .. '/retry?tenant_id=TENANT_001', nil, '{"reason": "bench"}'},
+	write => q{'/rpc/bench_write', nil, '{"id": ' .. id .. ', "reason": "bench"}'},
+);
+
 # name, PostgREST's or nginx's address, what to ask, with which token, the status that is right
 my @what = (
 	[ '`SELECT 1`, PostgREST alone', $bare->postgrest, 'GET /rpc/bench_one', $few, 200 ],
 	[ '`SELECT 1`, through nginx', $bare->url, 'GET /bench_one', $few, 200 ],
 	[ '`SELECT 1`, with the pre-request', $h->postgrest, 'GET /rpc/bench_one', $few, 200 ],
+	[ '`SELECT 1`, through nginx, with the pre-request', $h->url, 'GET /bench_one', $few, 200 ],
 	[ '`GET /ops/dlq`, 1 row of 100', $h->url, "GET /ops/dlq?$of_few&limit=1", $few, 200 ],
 	[ '`GET /ops/dlq`, 100 rows of 100', $h->url, "GET /ops/dlq?$of_few&limit=100&offset=0", $few, 200 ],
 	[ 'the bytes of those 100, PostgREST alone', $bare->postgrest, 'GET /rpc/bench_list', $few, 200 ],
 	[ '`GET /ops/dlq`, 100 rows of 200,000', $h->url, 'GET /ops/dlq?tenant_id=TENANT_001&limit=100&offset=0', $token, 200 ],
 	[ '`GET /ops/dlq/{id}`', $h->url, 'GET /ops/dlq/' . ($dead_letters + 7) . "?$of_few", $few, 200 ],
 	[ '`POST /ops/dlq/{id}/retry`', $h->url, 'POST retry', $token, 200 ],
+	[ 'what a retry writes, PostgREST alone', $bare->postgrest, 'POST write', $token, 200 ],
 	[ '`GET /ops/dlq` at its limit: 429', $h->url, 'GET /ops/dlq?tenant_id=TENANT_002', $limited, 429 ],
 );
 # the keys of both are those of the first
@@ -64,7 +88,7 @@ Sentinai::Test::run('cp', '-p', "$h->{dir}/jwks.json", "$bare->{dir}/jwks.json")
 $bare->http('reload');
 $t->wait_for('the keys', sub { $bare->get('/rpc/bench_one', token => $few, direct => 1)->{status} == 200 });
 $h->get('/ops/dlq?tenant_id=TENANT_002', token => $limited);
-add_path($bare, '/bench_one', '/rpc/bench_one');
+add_path($_, '/bench_one', '/rpc/bench_one') for $bare, $h;
 $t->sql(sprintf q{INSERT INTO bench_list VALUES ($body$%s$body$)}, $h->get("/ops/dlq?$of_few&limit=100&offset=0", token => $few)->{body});
 my %figures;
 
@@ -137,13 +161,10 @@ sub add_path
 	return;
 }
 
-# Each retry is another dead letter's
 sub lua
 {
 	my ($method, $path, $token, $status) = @_;
-	my $request = $path eq 'retry'
-	  ? "id = id + 1; return wrk.format('POST', '/ops/dlq/' .. id .. '/retry?tenant_id=TENANT_001', nil, '{\"reason\": \"bench\"}')"
-	  : "return wrk.format('$method', '$path')";
+	my $request = $method eq 'POST' ? "id = id + 1; return wrk.format('POST', $post{$path})" : "return wrk.format('$method', '$path')";
 
 	return <<"LUA";
 local threads = {}
