@@ -326,6 +326,8 @@ caller_find(void)
 	/* Counted before anything is read: what changes meanwhile is found out at the next call. */
 	uint64 as_of = changes;
 
+	/* What stops this halfway leaves nothing that is believed. */
+	caller.as_of = 0;
 	caller.role = GetOuterUserId();
 	caller.session = GetSessionUserId();
 	caller.authenticated_by_token = sn_caller_is_authenticator();

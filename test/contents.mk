@@ -45,6 +45,7 @@ ISOLATION = \
 	intake \
 	tenant \
 	caller \
+	caller_error \
 	outbox_horizon \
 	generation \
 	claim \
