@@ -312,6 +312,7 @@ sn_caller_is_authenticator(void)
 	{
 		uint64 now = changes;
 
+		as_of = 0;
 		session = GetSessionUserId();
 		result = session == get_role_oid(sn_authenticator, true);
 		as_of = now;

@@ -781,12 +781,14 @@ may_bypass(void)
 		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, roles_changed, (Datum) 0);
 		registered = true;
 	}
+	/* Of nobody until it is known: an error may come first. A change that comes first makes it invalid. */
+	bypass_outer = InvalidOid;
 	bypass_valid = true;
-	bypass_outer = GetOuterUserId();
-	bypass_user = GetUserId();
 	admin = get_role_oid("sentinai_admin", true);
-	bypass =
-		OidIsValid(admin) && is_member_of_role_nosuper(bypass_outer, admin) && is_member_of_role(bypass_user, admin);
+	bypass = OidIsValid(admin) && is_member_of_role_nosuper(GetOuterUserId(), admin) &&
+			 is_member_of_role(GetUserId(), admin);
+	bypass_user = GetUserId();
+	bypass_outer = GetOuterUserId();
 	return bypass;
 }
 

@@ -437,6 +437,11 @@ sn_usage_add_sql(PG_FUNCTION_ARGS)
 	int n;
 	SnUsage *units = units_args(fcinfo, &has_quantity, &n);
 
+	/* An insert of ours looks at no constraint. */
+	for (int i = 0; i < n; i++)
+		if (units[i].tenant_id == NULL || units[i].resource == NULL || !has_quantity[i])
+			elog(ERROR, "usage_add() was given a NULL, or arrays of different lengths");
+	PreventCommandIfReadOnly("usage_add()");
 	insert_units(units, n);
 	PG_RETURN_VOID();
 }

@@ -298,6 +298,14 @@ SELECT usage_record('usg_a', 'events', 'nothing', 0);
 SELECT usage_record_batch(ARRAY['usg_a', NULL], 'events', ARRAY['x', 'x'], ARRAY[1, 1]);
 SELECT usage_record_batch(ARRAY['usg_a', 'usg_b'], 'events', ARRAY['x', 'x'], ARRAY[1, NULL]);
 SELECT usage_record_batch(NULL, 'events', NULL, NULL), usage_record_batch('{}', 'events', '{}', '{}');
+-- What is counted already is not looked at again, but never without a tenant or a resource
+SELECT usage_add('{}', 'events', '{x}', '{1}');
+SELECT usage_add('{usg_a,usg_a}', 'events', '{x}', '{1,2}');
+SELECT usage_add('{usg_a,NULL}', 'events', '{x,x}', '{0,0}');
+SELECT usage_add('{usg_a}', 'events', '{x}', '{NULL}');
+BEGIN READ ONLY;
+SELECT usage_add('{usg_a}', 'events', '{x}', '{1}');
+ROLLBACK;
 BEGIN READ ONLY;
 SELECT usage_record('usg_a', 'events', 'nothing');
 ROLLBACK;
