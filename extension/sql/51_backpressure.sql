@@ -58,9 +58,11 @@ CREATE FUNCTION sentinai.rate_limit_forecast(tenant_id text)
 #variable_conflict use_column
 DECLARE
 	rate	record;
+	status	text;
 BEGIN
 	PERFORM sentinai.tenant_check($1);
-	IF NOT EXISTS (SELECT FROM sentinai.tenant t WHERE t.tenant_id = $1) THEN
+	SELECT t.status INTO status FROM sentinai.tenant t WHERE t.tenant_id = $1;
+	IF status IS NULL THEN
 		RAISE EXCEPTION USING
 			ERRCODE = 'SN004',
 			MESSAGE = format('tenant %s is not known', coalesce(quote_literal(left($1, 100)), 'NULL')),
@@ -73,7 +75,8 @@ BEGIN
 	limit_value := rate.limit_value;
 	window_seconds := rate.window_seconds;
 	-- Appointments that have passed are due as the limiter has room: the rate is kept whatever they say.
-	ends_at := CASE WHEN backlog = 0 THEN NULL
+	ends_at := CASE WHEN status = 'suspended' THEN 'infinity'
+					WHEN backlog = 0 THEN NULL
 					WHEN limit_value IS NULL THEN rate.seen_at
 					WHEN backlog <= rate.available THEN greatest(last_appointment, rate.seen_at)
 					ELSE greatest(last_appointment, least('9999-01-01 00:00:00+00', rate.next_slot
@@ -82,4 +85,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai.rate_limit_forecast(text) IS
-	'When the queue of a tenant''s events over its rate will be empty, if no more come: backlog (events that wait), their first and last appointment, and ends_at (NULL: nothing waits; now, where nothing limits the tenant any more). limit_value events in window_seconds; NULL: no limit. Events parked behind waiting ones of their exception are not in the queue yet. Raises 42501, SN004.';
+	'When the queue of a tenant''s events over its rate will be empty, if no more come: backlog (events that wait), their first and last appointment, and ends_at (NULL: nothing waits; infinity: the tenant is suspended, and nothing of it moves until it is resumed; now, where nothing limits the tenant any more). limit_value events in window_seconds; NULL: no limit. Events parked behind waiting ones of their exception are not in the queue yet. Raises 42501, SN004.';

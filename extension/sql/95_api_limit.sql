@@ -108,7 +108,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sentinai_api.rate_limit_forecast(text) IS
-	E'When events that wait for their turn will be taken\nOf a tenant whose events come faster than its rate: how many wait, and until when. Answers {items, total}.';
+	E'When events that wait for their turn will be taken\nOf a tenant whose events come faster than its rate: how many wait, and until when; ends_at is infinity while the tenant is suspended. Answers {items, total}.';
 
 -- ---- usage ----
 
