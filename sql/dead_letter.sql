@@ -365,7 +365,7 @@ SELECT * FROM dlq_test.letters;
 SELECT sum(removed), sum(growth) FROM dlq_growth('dlq_a');
 
 --
--- Who sees what
+-- Who sees what; of a dead letter that changes its tenant, neither learns who the other is
 --
 CREATE ROLE regress_dlq_viewer IN ROLE sentinai_viewer;
 CREATE ROLE regress_dlq_operator IN ROLE sentinai_operator;
@@ -382,6 +382,17 @@ SELECT ok, sqlstate FROM dlq_retry_batch('{-1}');
 DELETE FROM dead_letter_queue WHERE tenant_id = 'dlq_a';
 RESET ROLE;
 SELECT action, from_status, authenticated = session_user FROM dlq_history ORDER BY id DESC LIMIT 1;
+INSERT INTO dead_letter_queue (event_id, event_type, tenant_id, worker_type, step, error_type, error_message, fingerprint, original_topic,
+							   original_partition, original_offset, payload_raw)
+VALUES ('moves', 'DlqTest', 'dlq_b', 'dlq_test', 'handle', 'timeout', 'late', 'f', 'dlq_test', 0, 1000000, '\x7b7d');
+SELECT status FROM dlq_reassign(pg_temp.letter('moves'), 'dlq_a', 'it is theirs', 'ops');
+SELECT status FROM dlq_reassign(pg_temp.letter('moves'), 'dlq_a', 'again', 'ops');
+SELECT tenant_id, action, from_status, to_status, reason, actor, details FROM dlq_history(pg_temp.letter('moves'));
+SELECT pg_temp.letter('moves') AS moved \gset
+SET ROLE regress_dlq_viewer;
+SELECT count(*), bool_or(h::text LIKE '%dlq_b%') AS knows_the_other FROM dlq_history(:moved) h;
+RESET ROLE;
+DELETE FROM dead_letter_queue WHERE event_id = 'moves';
 DROP ROLE regress_dlq_viewer, regress_dlq_operator;
 DELETE FROM tenant_role WHERE role_name ~ '^regress_dlq_';
 DROP VIEW dlq_test.letters;

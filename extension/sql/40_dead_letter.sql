@@ -43,7 +43,7 @@ SELECT pg_catalog.pg_extension_config_dump('sentinai.dead_letter_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('sentinai.dead_letter_queue_id_seq', '');
 
 COMMENT ON TABLE sentinai.dead_letter_queue IS
-	'Events that could not be handled, with their records as they came. dlq_retry(), dlq_discard() and their like change the status; an UPDATE of it meets the same rules. DELETE and TRUNCATE are allowed at any time, in the middle of a retry too.';
+	'Events that could not be handled, with their records as they came. dlq_retry(), dlq_discard() and their like change the status; an UPDATE of it meets the same rules. DELETE and TRUNCATE are allowed at any time, in the middle of a retry too. Columns with payloads, records, keys and headers are the admin''s: for others SELECT * is 42501, and dlq_list(), dlq_get() and dlq_record() show what they may see.';
 COMMENT ON COLUMN sentinai.dead_letter_queue.id IS 'What the dlq_ functions call a dead letter by.';
 COMMENT ON COLUMN sentinai.dead_letter_queue.event_id IS 'The event; NULL: the record has none that could be read.';
 COMMENT ON COLUMN sentinai.dead_letter_queue.event_type IS 'Its type; NULL: none that could be read.';
@@ -106,7 +106,7 @@ COMMENT ON TABLE sentinai.dlq_history IS
 	'Every step of every dead letter''s life, written by triggers. It stays when the dead letter is deleted: that is how the record of an old retry is still known as one.';
 COMMENT ON COLUMN sentinai.dlq_history.id IS 'In the order in which it was written.';
 COMMENT ON COLUMN sentinai.dlq_history.dlq_id IS 'The dead letter, gone or not.';
-COMMENT ON COLUMN sentinai.dlq_history.tenant_id IS 'Its tenant at that time.';
+COMMENT ON COLUMN sentinai.dlq_history.tenant_id IS 'Its tenant at that time; of a reassign there are two rows: the one that it leaves, and the one that gets it.';
 COMMENT ON COLUMN sentinai.dlq_history.action IS
 	'dead_lettered: it came here. retry: a retry began. replay_succeeded, replay_failed: it ended. retry_lost: it can''t end any more. discard, reassign: by those functions. by_hand: an UPDATE of the status. deleted, truncated: the row is gone.';
 COMMENT ON COLUMN sentinai.dlq_history.from_status IS 'Status before; NULL: there was none.';
@@ -321,8 +321,11 @@ CREATE FUNCTION sentinai.dlq_reassign(INOUT id bigint, INOUT tenant_id text, rea
 		-- Nothing can be parked behind the dead letter of another tenant.
 		PERFORM sentinai.dlq_let_go(v_old.id, v_old.tenant_id, v_old.exception_id, v_old.worker_type, true);
 		UPDATE sentinai.dead_letter_queue d SET tenant_id = $2, reassigned = true WHERE d.id = $1;
-		INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, from_status, to_status, reason, actor, details)
-		VALUES ($1, $2, 'reassign', v_old.status, v_old.status, $3, $4, jsonb_build_object('from_tenant_id', v_old.tenant_id));
+		-- A row for the one that it leaves and one for the other: neither learns from its history who the other is.
+		INSERT INTO sentinai.dlq_history (dlq_id, tenant_id, action, from_status, to_status, reason, actor)
+		SELECT $1, t.tenant_id, 'reassign', v_old.status, v_old.status, $3, $4
+		  FROM unnest(ARRAY[nullif(v_old.tenant_id, $2), $2]) WITH ORDINALITY AS t (tenant_id, n)
+		 WHERE t.tenant_id IS NOT NULL ORDER BY t.n;
 		status := v_old.status;
 	END
 	$$;
