@@ -14,14 +14,21 @@
  */
 #include "sentinai.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "pgtime.h"
+#include "utils/acl.h"
+#include "utils/catcache.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "api.h"
+#include "api_error.h"
 #include "caller.h"
 #include "rate_limit.h"
 #include "usage_count.h"
@@ -32,6 +39,7 @@ PG_FUNCTION_INFO_V1(sn_api_pre_request);
 #define USAGE_TYPE "api_calls"
 #define RESOURCE_MAX 100 /* characters, as the next */
 #define SHOWN_MAX 100
+#define RPC "/rpc/"
 
 /* The same as sentinai.api_wrong(). */
 void
@@ -165,6 +173,110 @@ limit_request(const SnRateLimit *state)
 	answer_limited(state, body);
 }
 
+/* ---- words behind the "?" ---- */
+
+/* The function that a GET is for, where the caller's role may call it: to others nothing is said of it. NULL: none. */
+static HeapTuple
+called_function(void)
+{
+	const char *method = GetConfigOption("request.method", true, false);
+	const char *path = GetConfigOption("request.path", true, false);
+	Oid schema = get_namespace_oid("sentinai_api", true);
+	HeapTuple found = NULL;
+	CatCList *list;
+
+	if (method == NULL || path == NULL || strcmp(method, "GET") != 0 || strncmp(path, RPC, strlen(RPC)) != 0)
+		return NULL;
+	/* The HEAD of a download, whose GET is a POST here. */
+	if (strncmp(path, RPC "report_download_head", strlen(RPC "report_download_head")) == 0)
+		return NULL;
+	list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(path + strlen(RPC)));
+	for (int i = 0; i < list->n_members && found == NULL; i++)
+	{
+		HeapTuple tuple = &list->members[i]->tuple;
+		Form_pg_proc function = (Form_pg_proc) GETSTRUCT(tuple);
+
+		if (function->pronamespace == schema && SN_PROC_ACLCHECK(function->oid, sn_caller_role()) == ACLCHECK_OK)
+			found = heap_copytuple(tuple);
+	}
+	ReleaseSysCacheList(list);
+	return found;
+}
+
+/* The words that it takes, NULL at the end: its arguments, limit for p_limit. How many of them are of the path. */
+static int
+known_words(HeapTuple function, char ***words)
+{
+	Form_pg_proc form = (Form_pg_proc) GETSTRUCT(function);
+	bool isnull;
+	Datum names = SysCacheGetAttr(PROCOID, function, Anum_pg_proc_proargnames, &isnull);
+	bool no_modes;
+	Datum modes = SysCacheGetAttr(PROCOID, function, Anum_pg_proc_proargmodes, &no_modes);
+	int n = isnull ? 0 : get_func_input_arg_names(names, no_modes ? (Datum) 0 : modes, words);
+
+	*words = n == 0 ? palloc(sizeof(char *)) : repalloc(*words, (n + 1) * sizeof(char *));
+	for (int i = 0; i < n; i++)
+	{
+		char *name = (*words)[i] ? (*words)[i] : "";
+
+		(*words)[i] = strncmp(name, "p_", 2) == 0 ? name + 2 : name;
+	}
+	(*words)[n] = NULL;
+	return form->pronargs - form->pronargdefaults;
+}
+
+static bool
+is_known(const char *word, int len, char *const *words)
+{
+	for (; *words != NULL; words++)
+		if (strlen(*words) == len && memcmp(*words, word, len) == 0)
+			return true;
+	return false;
+}
+
+SN_NORETURN static void
+refuse_word(const char *word, int len, char *const *words)
+{
+	StringInfoData known;
+
+	initStringInfo(&known);
+	for (; *words != NULL; words++)
+		if (strcmp(*words, "id") != 0)
+			appendStringInfo(&known, "%s%s", known.len == 0 ? "" : ", ", *words);
+	ereport(ERROR, (errcode(SN_ERRCODE("SN001")),
+					errmsg("\"%.*s\" is no word of this path", pg_mbcliplen(word, len, SHOWN_MAX), word),
+					errdetail("It stands behind the \"?\"."),
+					known.len == 0 ? errhint("This path takes no words.") : errhint("There are: %s.", known.data)));
+}
+
+/*
+ * A filter with a slip in its name would be no filter. Only a GET is looked at: the body of a POST may have fields that its
+ * function doesn't know, and so may its query. Words count as they came, as nginx reads them.
+ */
+static void
+check_words(void)
+{
+	const char *query = sn_api_query();
+	HeapTuple function;
+	char **words;
+	int in_path;
+
+	if (query == NULL || *query == '\0' || (function = called_function()) == NULL)
+		return;
+	in_path = known_words(function, &words);
+	while (*query != '\0')
+	{
+		int len = strcspn(query, "&");
+		int name_len = Min(strcspn(query, "="), len);
+
+		if (name_len > 0 && !is_known(query, name_len, words))
+			refuse_word(query, name_len, words + in_path);
+		query += len + (query[len] == '&');
+	}
+}
+
+/* ---- before each request ---- */
+
 /* Times in answers are UTC's, wherever the server is, and so are those of a request that says no zone. */
 static void
 set_time_zone(void)
@@ -186,15 +298,22 @@ sn_api_pre_request(PG_FUNCTION_ARGS)
 	sn_caller_require_subject();
 	set_time_zone();
 	if (tenant == NULL)
+	{
+		check_words();
 		PG_RETURN_VOID();
+	}
 	tenant = pstrdup(tenant);
 	if (!sn_rate_limit_charge(tenant, LIMIT_TYPE, &state))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for tenant \"%s\"", tenant)));
 	sn_usage_count(tenant, USAGE_TYPE, resource_name(), 1);
-	if (!state.allowed)
-		limit_request(&state);
-	else
+	if (state.allowed)
+	{
 		set_headers(&state, "");
+		sn_api_error_own_headers();
+		check_words();
+	}
+	else
+		limit_request(&state);
 	PG_RETURN_VOID();
 }

@@ -37,6 +37,9 @@ typedef struct SnApiPairs
 /* False: the request has not come through nginx, and there are none. Error: 22021. */
 extern bool sn_api_pairs(SnApiPairs *pairs);
 
+/* What stands behind the "?", percent-encoded as it came; NULL: the request has not come through nginx. */
+extern const char *sn_api_query(void);
+
 /* NULL: there is no such. */
 extern const char *sn_api_value(const SnApiPairs *pairs, const char *name);
 

@@ -143,6 +143,20 @@ sn_api_pairs(SnApiPairs *pairs)
 }
 
 const char *
+sn_api_query(void)
+{
+	char *rest = request_header("x-sentinai-args");
+
+	for (int i = 0; rest != NULL && i < IN_PATH; i++)
+	{
+		rest = strchr(rest, '&');
+		if (rest != NULL)
+			rest++;
+	}
+	return rest;
+}
+
+const char *
 sn_api_value(const SnApiPairs *pairs, const char *name)
 {
 	for (int i = 0; i < pairs->n; i++)

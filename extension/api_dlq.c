@@ -878,7 +878,7 @@ call_retry(int64 id, const char *reason, const char *actor)
 	FmgrInfo function;
 	Oid oid = LookupFuncName(list_make2(makeString(SN_SCHEMA), makeString("dlq_retry")), 3, types, false);
 
-	if (SN_PROC_ACLCHECK(oid) != ACLCHECK_OK)
+	if (SN_PROC_ACLCHECK(oid, GetUserId()) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, "dlq_retry");
 	fmgr_info(oid, &function);
 	InitFunctionCallInfoData(*call, &function, 3, InvalidOid, NULL, NULL);

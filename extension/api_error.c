@@ -73,6 +73,14 @@ static const Answer answers[] = {
 
 static ExecutorRun_hook_type previous_hook;
 
+static bool own_headers = false; /* the query that runs has set the headers of its error */
+
+void
+sn_api_error_own_headers(void)
+{
+	own_headers = true;
+}
+
 static const Answer *
 find_answer(int sqlerrcode)
 {
@@ -406,6 +414,7 @@ executor_run(QueryDesc *query, ScanDirection direction, uint64 count SN_EXECUTE_
 	/* Those that a query sets before it fails are of the answer that it would have given. */
 	set_headers = GetConfigOption(HEADERS, true, false);
 	set_headers = set_headers ? pstrdup(set_headers) : "";
+	own_headers = false;
 	PG_TRY();
 	{
 		run_next(query, direction, count SN_EXECUTE_ONCE);
@@ -417,6 +426,8 @@ executor_run(QueryDesc *query, ScanDirection direction, uint64 count SN_EXECUTE_
 		if (answer == NULL)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
+		if (own_headers)
+			set_headers = GetConfigOption(HEADERS, true, false);
 		throw_answer(answer, set_headers);
 	}
 	PG_END_TRY();

@@ -46,9 +46,9 @@
 
 /* pg_proc_aclcheck() too. */
 #if PG_VERSION_NUM >= 160000
-#define SN_PROC_ACLCHECK(oid) object_aclcheck(ProcedureRelationId, (oid), GetUserId(), ACL_EXECUTE)
+#define SN_PROC_ACLCHECK(oid, role) object_aclcheck(ProcedureRelationId, (oid), (role), ACL_EXECUTE)
 #else
-#define SN_PROC_ACLCHECK(oid) pg_proc_aclcheck((oid), GetUserId(), ACL_EXECUTE)
+#define SN_PROC_ACLCHECK(oid, role) pg_proc_aclcheck((oid), (role), ACL_EXECUTE)
 #endif
 
 /* 18 hands counters for EXPLAIN to a scan, asks for deferrable keys by name, and sorts by direction, not by strategy. */

@@ -133,6 +133,39 @@ for my $case (
 	my $answer = $h->request($method, $path, token => $admin, defined $body ? (body => $body) : ());
 	is($answer->{status}, $status, "the admin's $method $path " . ($body // '') . ": $status") or diag($answer->{body});
 }
+# A word behind the "?" that a GET doesn't know
+for my $case (
+	[ '/ops/dlq?satus=pending', 'satus', 'tenant_id, status, event_type, worker_type, error_type, fingerprint, limit, offset, after, order, count' ],
+	[ '/ops/dlq?status=pending&satus=', 'satus' ],
+	[ '/ops/dlq?STATUS=pending', 'STATUS' ],
+	[ '/ops/dlq?p_limit=1', 'p_limit' ],
+	[ '/ops/dlq/5?status=pending', 'status', 'tenant_id' ],
+	[ '/ops/dlq/5/history?limit=1', 'limit', 'tenant_id' ],
+	[ '/ops/outbox/failed?topics=a', 'topics' ],
+	[ '/usage/export?format=csv&from=2025-01-01', 'from', 'tenant_id, from_date, to_date, format, granularity' ],
+	[ '/audit/reports?page%5Fsize=5', 'page%5Fsize' ],
+	[ '/api/exceptions/TENANT_001/EXC_1/trace?since=1%20day', 'since' ],
+	[ '/health?a', 'a' ],
+	[ '/ops/dlq?' . 'x' x 200 . '=1', 'x' x 100 ])
+{
+	my ($path, $word, $words) = @$case;
+	for my $method ('GET', 'HEAD')
+	{
+		my $answer = $h->request($method, $path, token => $operator);
+		is($answer->{status}, 422, "$method $path: 422") or diag($answer->{body});
+		like($answer->{headers}{ratelimit} // '', qr/^"api_requests"/, 'its headers are there, and it is charged');
+		next if $method eq 'HEAD';
+		is_deeply([ @{ $answer->{json} }{qw(code message)} ], [ 'SN001', "\"$word\" is no word of this path" ], 'says which word');
+		is($answer->{json}{hint}, "There are: $words.", 'and which there are') if defined $words;
+	}
+}
+is($h->get('/metrics?x=1', token => $admin)->{json}{hint}, 'This path takes no words.', 'a path without words says so');
+is($h->get("/ops/dlq?tenant_id=TENANT_001&status=pending&event_type=a&worker_type=b&error_type=c&fingerprint=d&limit=1&offset=0&order=asc&count=exact&after=&&", token => $operator)->{status}, 200,
+	'all that there are, and none');
+is($h->request('HEAD', '/audit/reports/nothing/download?actor=ann', token => $operator)->{status}, 404, 'the HEAD of a download takes what its GET does');
+is($h->get('/ops/dlq?satus=1')->{body}, $h->get('/ops/dlq')->{body}, 'who may not ask is told nothing of the words');
+my $viewer = $h->token('sentinai_viewer', 'TENANT_001', 'vic@example.com');
+is($h->get('/audit/holds?satus=1', token => $viewer)->{body}, $h->get('/audit/holds', token => $viewer)->{body}, 'nor one whose role may not');
 # What the client reads as JSON, the server's log has as it was raised.
 my $log = $t->cluster('logs');
 like($log, qr/ERROR:  there is no dead letter -1$/m, 'the log has the message');
