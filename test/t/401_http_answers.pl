@@ -571,6 +571,23 @@ patient($h, '1s', '120s');
 kill KILL => $postgrest;
 $t->wait_for('nginx to notice', sub { $stuck = $h->get('/health/db'); $stuck->{status} == 503 });
 is_deeply([ @{ $stuck->{headers} }{qw(content-type access-control-allow-origin)}, $stuck->{json}{code} ], [ 'application/json', '*', 'SN503' ], 'it is away: JSON, and any page may read it');
+is($retry->(33, 'nobody there')->{json}{hint}, 'Ask again in a moment.', 'a POST that has not reached it was not done');
+$h->http('start');
+$holder = $lock->(33);
+($postgrest) = Sentinai::Test::slurp("$h->{dir}/postgrest.pid") =~ /^(\d+)/;
+$child = open($from_child, '-|') // die "fork: $!";
+if (!$child)
+{
+	print $retry->(33, 'cut off')->{body};
+	close STDOUT;
+	POSIX::_exit(0);
+}
+$t->wait_for_sql($waiting, 1, name => 'a request is under way when PostgREST goes');
+kill KILL => $postgrest;
+my $cut_off = decode_json(join '', <$from_child>);
+is_deeply([ @$cut_off{qw(code details hint)} ], [ 'SN503', 'Whether the request was done is not known.', 'A request with an Idempotency-Key may be sent again.' ],
+	'one that has may have been');
+$holder->sql('COMMIT');
 $h->http('start');
 is($h->get('/health/db')->{status}, 200, 'it is back');
 done_testing();
