@@ -63,7 +63,7 @@ typedef struct Claims
 	char *text;						/* that the rest was read from, NULL: none yet */
 	char tenant[SN_TENANT_MAX + 1]; /* '': none */
 	char subject[SUBJECT_MAX + 1];	/* sub; '': none */
-	bool has_bad_subject;			/* no text, or too long for a history */
+	bool has_bad_subject;			/* no text, too long for a history, or not to be read */
 } Claims;
 
 /* What is known of the caller. */
@@ -217,7 +217,10 @@ claims_parse(const char *text)
 	if (token == SN_TOKEN_ERROR || !is_tenant_id(claims.tenant))
 		claims.tenant[0] = '\0';
 	if (token == SN_TOKEN_ERROR)
+	{
 		claims.subject[0] = '\0';
+		claims.has_bad_subject = text[0] != '\0';
+	}
 }
 
 /* The claims of the present request; parsed once as long as they stay the same. */
@@ -365,7 +368,8 @@ sn_caller_require_subject(void)
 	if (caller.authenticated_by_token && claims.has_bad_subject)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied: the token does not say who it is"),
-				 errdetail("Its sub must be a text of at most %d bytes.", SUBJECT_MAX)));
+				 errdetail("Its claims must be JSON of at most %d levels, its sub a text of at most %d bytes.",
+						   SN_LIMITS_DEFAULT.max_depth, SUBJECT_MAX)));
 }
 
 char *

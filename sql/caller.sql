@@ -134,7 +134,8 @@ SET LOCAL request.jwt.claims = '{"role": "sentinai_operator", "tenant_id": "CALL
 SELECT * FROM pg_temp.me;
 -- a sub that could not be written down is nobody's, not the role's
 \x
-SELECT r.* FROM unnest(ARRAY[format('"%s"', repeat('x', 256)), '7', '{"sub": "x"}', '[]']) s,
+SELECT r.* FROM unnest(ARRAY[format('"%s"', repeat('x', 256)), '"x", "deep": ' || repeat('[', 128) || repeat(']', 128),
+														'7', '{"sub": "x"}', '[]']) s,
 	LATERAL (SELECT set_config('request.jwt.claims', format('{"role": "sentinai_operator", "tenant_id": "CALL_B", "sub": %s}', s), true)) c (set),
 	LATERAL pg_temp.refused(format('SELECT caller_identity() /* %s */', left(set, 0))) r;
 \x
