@@ -244,14 +244,14 @@ refuse_word(const char *word, int len, char *const *words)
 		if (strcmp(*words, "id") != 0)
 			appendStringInfo(&known, "%s%s", known.len == 0 ? "" : ", ", *words);
 	ereport(ERROR, (errcode(SN_ERRCODE("SN001")),
-					errmsg("\"%.*s\" is no word of this path", pg_mbcliplen(word, len, SHOWN_MAX), word),
-					errdetail("It stands behind the \"?\"."),
-					known.len == 0 ? errhint("This path takes no words.") : errhint("There are: %s.", known.data)));
+					errmsg("unknown query parameter \"%.*s\"", pg_mbcliplen(word, len, SHOWN_MAX), word),
+					known.len == 0 ? errhint("This path takes none.") : errhint("This path takes %s.", known.data)));
 }
 
 /*
  * A filter with a slip in its name would be no filter. Only a GET is looked at: the body of a POST may have fields that its
- * function doesn't know, and so may its query. Words count as they came, as nginx reads them.
+ * function doesn't know, and so may its query. What takes none (health, metrics) answers whatever a probe or a cache has
+ * added. Words count as they came, as nginx reads them.
  */
 static void
 check_words(void)
@@ -264,7 +264,7 @@ check_words(void)
 	if (query == NULL || *query == '\0' || (function = called_function()) == NULL)
 		return;
 	in_path = known_words(function, &words);
-	while (*query != '\0')
+	while (words[0] != NULL && *query != '\0')
 	{
 		int len = strcspn(query, "&");
 		int name_len = Min(strcspn(query, "="), len);
