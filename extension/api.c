@@ -58,13 +58,17 @@ seconds_until(TimestampTz at)
 	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 0);
 }
 
-/* PostgREST asks the database for a list of any name, and only then learns that there is none. */
+/*
+ * PostgREST asks the database for a list of any name, and only then learns that there is none. Of a name that is too long to be
+ * one the catalogue's cache would keep a piece for each time that it is asked.
+ */
 static bool
 path_is_known(const char *path)
 {
 	Oid schema = get_namespace_oid("sentinai_api", true);
 
-	return strchr(path + 1, '/') != NULL || (OidIsValid(schema) && OidIsValid(get_relname_relid(path + 1, schema)));
+	return strchr(path + 1, '/') != NULL ||
+		   (OidIsValid(schema) && strlen(path + 1) < NAMEDATALEN && OidIsValid(get_relname_relid(path + 1, schema)));
 }
 
 /* What the call is counted as: "GET /rpc/dlq_list". A resource is a row a minute: names that callers think of are one. */

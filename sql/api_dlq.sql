@@ -161,6 +161,18 @@ SELECT regress_refused(NULL, '1', '0', a, 'desc', NULL)
 	'2026-01-01T00:00:60.000000Z_1', '2026-01-01T00:00:00.00000Z_1', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z_', '2026-01-01T00:00:00.000000Z_x', '2026-01-01T00:00:00.000000Z_1x',
 	'2026-01-01T00:00:00.000000Z_ 1', '2026-01-01T00:00:00.000000Z_9223372036854775808', '999999-01-01T00:00:00.000000Z_1', '-2026-01-01T00:00:00.000000Z_1', '+026-01-01T00:00:00.000000Z_1']) a;
 
+-- A path that is longer than a relation's name leaves nothing in the backend
+SELECT set_config('request.path', '/' || repeat('a', 80), false) IS NOT NULL AS set, set_config('request.method', 'GET', false);
+CREATE FUNCTION regress_cached() RETURNS bigint
+	LANGUAGE sql SECURITY DEFINER AS $$ SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'CacheMemoryContext' $$;
+SET SESSION AUTHORIZATION regress_api_viewer;
+SELECT count(api_pre_request()), regress_cached() > 0 AS warm FROM generate_series(1, 10);
+SELECT regress_cached() AS before \gset
+SELECT count(api_pre_request()) FROM generate_series(1, 500);
+SELECT regress_cached() - :before < 20000 AS no_more_than_before;
+RESET SESSION AUTHORIZATION;
+
+DROP FUNCTION regress_cached();
 DROP FUNCTION regress_same(text), regress_missing(bigint, text), regress_header(text), regress_ids(jsonb), regress_walk(text, integer, text), regress_refused(text[]);
 TRUNCATE dead_letter_queue;
 SELECT payload_mask_remove('*', '{secret}'), tenant_role_remove('regress_api_viewer', 'api_a'), tenant_role_remove('regress_api_payload', 'api_a');
