@@ -220,7 +220,7 @@ CREATE FUNCTION sentinai.usage_check_tenant(tenant_id text, gone boolean DEFAULT
 	LANGUAGE c STABLE
 	AS 'MODULE_PATHNAME', 'sn_usage_check_tenant';
 COMMENT ON FUNCTION sentinai.usage_check_tenant(text, boolean) IS
-	'Internal: raises 42501 for another tenant than the caller''s, SN004 unless there is such a tenant; gone: or there is usage of it.';
+	'Internal: raises 42501 for another tenant than the caller''s, SN004 unless there is such a tenant; gone: or there is usage of it in usage_metric.';
 
 -- A minute: usage_truncate() waits that long before it takes rows away that an older snapshot may look for.
 CREATE FUNCTION sentinai.usage_check_read("from" timestamptz, "to" timestamptz) RETURNS void
