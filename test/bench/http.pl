@@ -187,14 +187,16 @@ sub median { my @sorted = sort { $a <=> $b } @_; return $sorted[ @sorted / 2 ] }
 
 sub table
 {
-	my $base = $figures{ $what[0][0] };
-	my $text = "| | requests/s | p99, ms | beside `SELECT 1` | CPU, us: nginx | PostgREST | PostgreSQL |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+	my @base = @figures{ '`SELECT 1`, PostgREST alone', '`SELECT 1`, through nginx, with the pre-request' };
+	my $text = "| | requests/s | p99, ms | beside `SELECT 1` | beside it behind both | CPU, us: nginx | PostgREST | PostgreSQL |\n"
+	  . "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
 
 	for my $name (map { $_->[0] } @what)
 	{
 		my @of = @{ $figures{$name} };
-		$text .= sprintf "| %s | %.0f | %.1f | %.2f | %.0f | %.0f | %.0f |\n", $name, median(map { $_->{per_second} } @of), median(map { $_->{p99} } @of),
-		  median(map { $of[$_]{per_second} / $base->[$_]{per_second} } 0 .. $#of), map { my $who = $_; median(map { $_->{$who} } @of) } qw(nginx postgrest postgres);
+		$text .= sprintf "| %s | %.0f | %.1f | %.2f | %.2f | %.0f | %.0f | %.0f |\n", $name, median(map { $_->{per_second} } @of), median(map { $_->{p99} } @of),
+		  (map { my $base = $_; median(map { $of[$_]{per_second} / $base->[$_]{per_second} } 0 .. $#of) } @base),
+		  map { my $who = $_; median(map { $_->{$who} } @of) } qw(nginx postgrest postgres);
 	}
 	return $text;
 }
