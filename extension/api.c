@@ -51,9 +51,8 @@ sn_api_wrong(const char *name, const char *value, const char *must)
 					value == NULL ? errdetail("It is missing.") : errdetail("It is %.*s.", shown, value)));
 }
 
-/* Whole seconds until that time, rounded up. */
-static int64
-seconds_until(TimestampTz at)
+int64
+sn_api_seconds_until(TimestampTz at)
 {
 	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 0);
 }
@@ -101,7 +100,7 @@ set_headers(const SnRateLimit *state, const char *others)
 			  psprintf("[%s{\"RateLimit\": \"\\\"" LIMIT_TYPE "\\\";r=" INT64_FORMAT ";t=" INT64_FORMAT "\"},"
 					   " {\"RateLimit-Policy\": \"\\\"" LIMIT_TYPE "\\\";q=" INT64_FORMAT ";w=%d\"}]",
 					   others, state->allowed ? state->remaining : 0,
-					   Max(seconds_until(state->reset_at), state->allowed ? 0 : 1), state->limit,
+					   Max(sn_api_seconds_until(state->reset_at), state->allowed ? 0 : 1), state->limit,
 					   state->window_seconds));
 }
 
@@ -147,7 +146,7 @@ answer_limited(const SnRateLimit *state, const char *body)
 	limited_answer = MemoryContextStrdup(TopTransactionContext, body);
 	set_local("response.status", "429");
 	set_headers(state, psprintf("{\"Retry-After\": \"" INT64_FORMAT "\"}, {\"Cache-Control\": \"no-store\"}, ",
-								Max(seconds_until(state->reset_at), 1)));
+								Max(sn_api_seconds_until(state->reset_at), 1)));
 }
 
 /* The runbook's words and body. As an error, api_error.c makes the answer 429 of them. */

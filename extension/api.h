@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
 /* Error SN001: an argument is not what it must be. value is JSON; NULL: it is missing. */
@@ -17,6 +18,9 @@ SN_NORETURN extern void sn_api_wrong(const char *name, const char *value, const 
  * answers_itself() in api.c names.
  */
 extern const char *sn_api_limited(void);
+
+/* Whole seconds until that time, rounded up; 0: it is over. */
+extern int64 sn_api_seconds_until(TimestampTz at);
 
 /* The Idempotency-Key of this request; NULL: it has none. */
 extern char *sn_api_key(void);
@@ -52,5 +56,18 @@ extern char *sn_api_text(Jsonb *args, const char *name);
 
 /* One that must be an integer; fallback NULL: it is required. Error: SN001. */
 extern int64 sn_api_bigint(Jsonb *args, const char *name, const int64 *fallback);
+
+/* A text as JSON, for sn_api_wrong(); NULL for NULL. */
+extern char *sn_api_as_json(const char *text);
+
+/*
+ * Where a page begins, behind the row of that time and id, as next_after of the page before has it (sn_api_cursor()). Error: SN001, which
+ * sn_api_wrong_after() raises, too, where the id is none.
+ */
+extern void sn_api_after(const char *after, TimestampTz *at, const char **id);
+SN_NORETURN extern void sn_api_wrong_after(const char *after);
+
+/* next_after of a page whose last row this is; NULL: of a time that is none, infinity. */
+extern char *sn_api_cursor(TimestampTz at, const char *id);
 
 #endif /* SENTINAI_API_H */

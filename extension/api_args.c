@@ -1,16 +1,20 @@
 /*
  * api_args.c
  *	  The arguments of a request over HTTP: its headers, what nginx found in the path and behind the "?" (X-Sentinai-Args),
- *	  and the body of a POST.
+ *	  and the body of a POST; and where a page begins.
  *
  * X-Sentinai-Args is "id=...&tenant_id=...&" with the query behind it, all of it percent-encoded as it came. A "+" is a blank
  * behind the "?" and a "+" in the path.
  */
 #include "sentinai.h"
 
+#include "access/htup_details.h"
+#include "funcapi.h"
 #include "mb/pg_wchar.h"
+#include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 
 #include "api.h"
@@ -23,6 +27,8 @@ PG_FUNCTION_INFO_V1(sn_api_key_sql);
 PG_FUNCTION_INFO_V1(sn_api_text_sql);
 PG_FUNCTION_INFO_V1(sn_api_bigint_sql);
 PG_FUNCTION_INFO_V1(sn_api_boolean);
+PG_FUNCTION_INFO_V1(sn_api_after_sql);
+PG_FUNCTION_INFO_V1(sn_api_cursor_sql);
 
 #define HEADERS "request.headers"
 #define IN_PATH 2	  /* of the pairs in X-Sentinai-Args: id and tenant_id, which may be empty */
@@ -278,6 +284,78 @@ sn_api_bigint(Jsonb *args, const char *name, const int64 *fallback)
 	return strtoi64(text, NULL, 10);
 }
 
+/* ---- pages ---- */
+
+char *
+sn_api_as_json(const char *text)
+{
+	StringInfoData json;
+
+	if (text == NULL)
+		return NULL;
+	initStringInfo(&json);
+	escape_json(&json, text);
+	return json.data;
+}
+
+/* So many digits, and the character behind them. */
+static bool
+take_number(const char **text, int least, int most, char behind, int *value)
+{
+	int n = strspn(*text, "0123456789");
+
+	if (n < least || n > most || (*text)[n] != behind)
+		return false;
+	*value = atoi(*text);
+	*text += n + 1;
+	return true;
+}
+
+/* Reads what sn_api_cursor() wrote; not by timestamptz_in(), whose error would be another one. */
+static bool
+read_cursor(const char *text, TimestampTz *at, const char **id)
+{
+	struct pg_tm tm = {0};
+	int us;
+	int utc = 0;
+
+	if (!take_number(&text, 4, 6, '-', &tm.tm_year) || !take_number(&text, 2, 2, '-', &tm.tm_mon) ||
+		!take_number(&text, 2, 2, 'T', &tm.tm_mday) || !take_number(&text, 2, 2, ':', &tm.tm_hour) ||
+		!take_number(&text, 2, 2, ':', &tm.tm_min) || !take_number(&text, 2, 2, '.', &tm.tm_sec) ||
+		!take_number(&text, 6, 6, 'Z', &us) || *text++ != '_')
+		return false;
+	*id = text;
+	return tm.tm_mon >= 1 && tm.tm_mon <= MONTHS_PER_YEAR && tm.tm_mday >= 1 &&
+		   tm.tm_mday <= day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] && tm.tm_hour < HOURS_PER_DAY &&
+		   tm.tm_min < MINS_PER_HOUR && tm.tm_sec < SECS_PER_MINUTE && tm2timestamp(&tm, us, &utc, at) == 0 &&
+		   *text != '\0';
+}
+
+void
+sn_api_wrong_after(const char *after)
+{
+	sn_api_wrong("after", sn_api_as_json(after), "the next_after of the page before");
+}
+
+void
+sn_api_after(const char *after, TimestampTz *at, const char **id)
+{
+	if (!read_cursor(after, at, id))
+		sn_api_wrong_after(after);
+}
+
+char *
+sn_api_cursor(TimestampTz at, const char *id)
+{
+	struct pg_tm tm;
+	fsec_t fsec;
+
+	if (timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
+		return NULL;
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ_%s", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+					tm.tm_sec, (int) fsec, id);
+}
+
 /* ---- in SQL ---- */
 
 static Datum
@@ -335,6 +413,35 @@ sn_api_bigint_sql(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(
 		sn_api_bigint(PG_GETARG_JSONB_P(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_ARGISNULL(2) ? NULL : &fallback));
+}
+
+/* api_after(p_after text, OUT at timestamptz, OUT id text) */
+Datum
+sn_api_after_sql(PG_FUNCTION_ARGS)
+{
+	TupleDesc desc;
+	TimestampTz at;
+	const char *id;
+	Datum values[2] = {0};
+	bool nulls[2] = {true, true};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "api_after() is called where no row can be");
+	if (!PG_ARGISNULL(0))
+	{
+		sn_api_after(text_to_cstring(PG_GETARG_TEXT_PP(0)), &at, &id);
+		values[0] = TimestampTzGetDatum(at);
+		values[1] = CStringGetTextDatum(id);
+		nulls[0] = nulls[1] = false;
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* api_cursor(at timestamptz, id text) returns text */
+Datum
+sn_api_cursor_sql(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, sn_api_cursor(PG_GETARG_TIMESTAMPTZ(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
 /* api_boolean(args jsonb, name text, fallback boolean) returns boolean */

@@ -35,6 +35,7 @@
 
 #include "api.h"
 #include "caller.h"
+#include "dead_letter.h"
 #include "json_text.h"
 #include "spi.h"
 
@@ -476,65 +477,21 @@ int_arg(const Args *args, int n, int least, int most, const char *must)
 	return value;
 }
 
-/* A text of the request as JSON, for an error; NULL where it is missing. */
-static const char *
-as_json(const char *given)
-{
-	StringInfoData json;
-
-	if (given == NULL)
-		return NULL;
-	initStringInfo(&json);
-	escape_json(&json, given);
-	return json.data;
-}
-
-/* So many digits, and the character behind them. */
-static bool
-take_number(const char **text, int least, int most, char behind, int *value)
-{
-	int n = strspn(*text, "0123456789");
-
-	if (n < least || n > most || (*text)[n] != behind)
-		return false;
-	*value = atoi(*text);
-	*text += n + 1;
-	return true;
-}
-
-/* Reads what put_after() wrote. */
-static bool
-read_after(const char *text, TimestampTz *at, int64 *id)
-{
-	struct pg_tm tm = {0};
-	int us;
-	int utc = 0;
-	char *end;
-
-	if (!take_number(&text, 4, 6, '-', &tm.tm_year) || !take_number(&text, 2, 2, '-', &tm.tm_mon) ||
-		!take_number(&text, 2, 2, 'T', &tm.tm_mday) || !take_number(&text, 2, 2, ':', &tm.tm_hour) ||
-		!take_number(&text, 2, 2, ':', &tm.tm_min) || !take_number(&text, 2, 2, '.', &tm.tm_sec) ||
-		!take_number(&text, 6, 6, 'Z', &us) || *text++ != '_')
-		return false;
-	if (tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR || tm.tm_mday < 1 ||
-		tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] || tm.tm_hour >= HOURS_PER_DAY ||
-		tm.tm_min >= MINS_PER_HOUR || tm.tm_sec >= SECS_PER_MINUTE || tm2timestamp(&tm, us, &utc, at) != 0)
-		return false;
-	errno = 0;
-	*id = strtoi64(text, &end, 10);
-	return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0;
-}
-
 static void
 after_check(const char *after, ListPage *page)
 {
 	TimestampTz at;
+	const char *id_text;
+	char *end;
 	int64 id;
 
 	if (after == NULL)
 		return;
-	if (!read_after(after, &at, &id))
-		sn_api_wrong("after", as_json(after), "the next_after of the page before");
+	sn_api_after(after, &at, &id_text);
+	errno = 0;
+	id = strtoi64(id_text, &end, 10);
+	if (*id_text < '0' || *id_text > '9' || *end != '\0' || errno != 0)
+		sn_api_wrong_after(after);
 	page->shape |= SHAPE_AFTER;
 	page->values[ARG_AFTER_AT] = TimestampTzGetDatum(at);
 	page->values[ARG_AFTER_ID] = Int64GetDatum(id);
@@ -552,20 +509,15 @@ filter_set(ListPage *page, int filter, const char *value)
 static void
 status_check(const char *status)
 {
-	static const char *const statuses[] = {"pending", "retrying", "succeeded", "discarded"};
-
-	for (int i = 0; status != NULL && i < lengthof(statuses); i++)
-		if (strcmp(status, statuses[i]) == 0)
-			return;
-	if (status != NULL)
-		sn_api_wrong("status", as_json(status), "pending, retrying, succeeded or discarded");
+	if (status != NULL && !sn_dead_letter_is_state(status))
+		sn_api_wrong("status", sn_api_as_json(status), "pending, retrying, succeeded or discarded");
 }
 
 static void
 order_check(const char *order, ListPage *page)
 {
 	if (order == NULL || (strcmp(order, "desc") != 0 && strcmp(order, "asc") != 0))
-		sn_api_wrong("order", as_json(order), "desc or asc");
+		sn_api_wrong("order", sn_api_as_json(order), "desc or asc");
 	if (strcmp(order, "asc") == 0)
 		page->shape |= SHAPE_ASC;
 }
@@ -575,7 +527,7 @@ count_check(const char *count, ListPage *page)
 {
 	page->exact = count != NULL;
 	if (count != NULL && strcmp(count, "exact") != 0)
-		sn_api_wrong("count", as_json(count), "exact, or missing");
+		sn_api_wrong("count", sn_api_as_json(count), "exact, or missing");
 }
 
 static void
@@ -678,14 +630,14 @@ put_total(StringInfo out, ListPage *page, int n)
 static void
 put_after(StringInfo out, const ListPage *page, const Entries *entries)
 {
-	struct pg_tm tm;
-	fsec_t fsec;
+	char *cursor = NULL;
 
-	if (entries->n < page->limit || timestamp2tm(entries->created_at, NULL, &tm, &fsec, NULL, NULL) != 0)
+	if (entries->n == page->limit)
+		cursor = sn_api_cursor(entries->created_at, psprintf(INT64_FORMAT, entries->id));
+	if (cursor == NULL)
 		appendStringInfoString(out, "null");
 	else
-		appendStringInfo(out, "\"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ_" INT64_FORMAT "\"", tm.tm_year, tm.tm_mon,
-						 tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec, entries->id);
+		appendStringInfo(out, "\"%s\"", cursor);
 }
 
 /* A json value is made in place, behind its header. */

@@ -20,6 +20,7 @@
 #include "utils/guc.h"
 #include "utils/json.h"
 
+#include "api.h"
 #include "api_error.h"
 #include "caller.h"
 #include "rate_limit.h"
@@ -255,7 +256,7 @@ limit_body_parse(LimitBody *body, const char *text)
 
 /* Until then, rounded up, and never at once; 0: that is no time. (timestamptz_in() would throw.) */
 static int64
-seconds_until(Span time)
+retry_after(Span time)
 {
 	struct pg_tm tm = {0};
 	int utc = 0;
@@ -265,7 +266,7 @@ seconds_until(Span time)
 			   &tm.tm_min, &tm.tm_sec) != 6 ||
 		tm2timestamp(&tm, 0, &utc, &at) != 0)
 		return 0;
-	return Max((at - sn_now() + USECS_PER_SEC - 1) / USECS_PER_SEC, 1);
+	return Max(sn_api_seconds_until(at), 1);
 }
 
 /* For X-Accel-Redirect nginx answers X-Sentinai-Limit as the body. */
@@ -276,7 +277,7 @@ limit_headers_append(StringInfo out, const char *detail)
 	int64 seconds;
 	const char *window;
 
-	if (detail == NULL || !limit_body_parse(&body, detail) || (seconds = seconds_until(body.reset_at)) == 0)
+	if (detail == NULL || !limit_body_parse(&body, detail) || (seconds = retry_after(body.reset_at)) == 0)
 		return;
 	/* "Rate limit exceeded: api_requests (1000/60s)" */
 	window = pnstrdup(body.detail.text, body.detail.len);

@@ -95,12 +95,33 @@ typedef struct Refusal
 	char *hint;
 } Refusal;
 
+static bool
+state_find(const char *name, DeadLetterState *state)
+{
+	for (int i = 0; i < lengthof(state_names); i++)
+	{
+		*state = (DeadLetterState) i;
+		if (strcmp(state_names[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool
+sn_dead_letter_is_state(const char *name)
+{
+	DeadLetterState state;
+
+	return state_find(name, &state);
+}
+
 static DeadLetterState
 state_by_name(const char *name)
 {
-	for (int i = 0; i < lengthof(state_names); i++)
-		if (strcmp(state_names[i], name) == 0)
-			return (DeadLetterState) i;
+	DeadLetterState state;
+
+	if (state_find(name, &state))
+		return state;
 	ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("\"%s\" is not a status of a dead letter", name),
 					errhint("A status is pending, retrying, succeeded or discarded.")));
 }
@@ -712,15 +733,9 @@ retry_one(int64 id, const char *reason, const char *actor, RetryRow *row, char *
 }
 
 static char *
-text_arg(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-static char *
 reason_arg(FunctionCallInfo fcinfo)
 {
-	char *reason = text_arg(fcinfo, 1);
+	char *reason = sn_text_arg(fcinfo, 1);
 
 	sn_reason_check(reason);
 	return reason;
@@ -761,7 +776,7 @@ sn_dlq_retry(PG_FUNCTION_ARGS)
 	bool nulls[6] = {false};
 
 	SPI_connect();
-	if (!retry_one(id, reason_arg(fcinfo), text_arg(fcinfo, 2), &row, &token, &refusal))
+	if (!retry_one(id, reason_arg(fcinfo), sn_text_arg(fcinfo, 2), &row, &token, &refusal))
 		refuse(&refusal);
 	token = MemoryContextStrdup(caller, token);
 	retry_count = row.retry_count;
@@ -846,7 +861,7 @@ sn_dlq_retry_batch(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext caller = CurrentMemoryContext;
 	char *reason = reason_arg(fcinfo);
-	char *actor = text_arg(fcinfo, 2);
+	char *actor = sn_text_arg(fcinfo, 2);
 	BatchItem *items;
 	int n;
 
@@ -911,7 +926,7 @@ sn_dlq_discard(PG_FUNCTION_ARGS)
 {
 	int64 id = id_arg(fcinfo);
 	char *reason = reason_arg(fcinfo);
-	char *actor = text_arg(fcinfo, 2);
+	char *actor = sn_text_arg(fcinfo, 2);
 	DeadLetterChange change = {.action = "discard", .reason = reason, .actor = actor};
 	Datum values[4];
 	bool nulls[4] = {false};

@@ -1,6 +1,7 @@
 /*
  * dead_letter.h
  *	  What the steps of consume() do with dead letters: add them, look up their replays, settle a replay.
+ *	  And which states there are, for lists of them.
  */
 #ifndef SN_DEAD_LETTER_H
 #define SN_DEAD_LETTER_H
@@ -78,5 +79,8 @@ extern void sn_dead_letter_lookup(SnReplay *replays, int n);
  */
 extern void sn_dead_letter_replayed(int64 dlq_id, const char *token, bool ok, const char *error_type,
 									const char *error_message, const char *error_detail, const char *sqlstate);
+
+/* Whether that is a status of dead letters. */
+extern bool sn_dead_letter_is_state(const char *name);
 
 #endif /* SN_DEAD_LETTER_H */

@@ -300,12 +300,6 @@ check_topic(const char *topic)
 				 errdetail("Kafka allows letters, digits, dot, underscore and dash, at most %d of them.", TOPIC_MAX)));
 }
 
-static char *
-text_argument(FunctionCallInfo fcinfo, int n)
-{
-	return PG_NARGS() <= n || PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 /*
  * emit(parent, event_type, payload, exception_id, topic): returns the derived id.
  */
@@ -313,9 +307,9 @@ Datum
 sn_emit(PG_FUNCTION_ARGS)
 {
 	SnWork *parent = work_of_argument(fcinfo, "emit");
-	char *event_type = text_argument(fcinfo, 1);
-	char *exception_id = text_argument(fcinfo, 3);
-	char *topic = text_argument(fcinfo, 4);
+	char *event_type = sn_text_arg(fcinfo, 1);
+	char *exception_id = sn_text_arg(fcinfo, 3);
+	char *topic = sn_text_arg(fcinfo, 4);
 	SnBatch *batch = current_batch;
 
 	if (event_type == NULL || sn_event_type_get(batch->worker_type, event_type) == NULL)
@@ -341,8 +335,8 @@ Datum
 sn_fail(PG_FUNCTION_ARGS)
 {
 	SnWork *work = work_of_argument(fcinfo, "fail");
-	char *error_type = text_argument(fcinfo, 1);
-	char *message = text_argument(fcinfo, 2);
+	char *error_type = sn_text_arg(fcinfo, 1);
+	char *message = sn_text_arg(fcinfo, 2);
 	MemoryContext old;
 
 	if (error_type == NULL || error_type[0] == '\0' || strlen(error_type) > 63)

@@ -351,12 +351,6 @@ sn_retry_decide(const char *worker_type, const char *tenant_id, const char *even
 
 /* ---------- the same for SQL ---------- */
 
-static char *
-text_arg(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 /* retry_delay(retry_count, worker_type, tenant_id, event_type, error_type) returns interval */
 Datum
 sn_retry_delay(PG_FUNCTION_ARGS)
@@ -372,9 +366,9 @@ sn_retry_delay(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(SN_ERRCODE("SN001")), errmsg("retry_count must be at least 1"),
 						errhint("1 is the first retry.")));
 	if (!PG_ARGISNULL(2))
-		sn_tenant_check(text_arg(fcinfo, 2));
+		sn_tenant_check(sn_text_arg(fcinfo, 2));
 	SPI_connect();
-	policy_get(text_arg(fcinfo, 2), text_arg(fcinfo, 1), text_arg(fcinfo, 3), text_arg(fcinfo, 4), &policy);
+	policy_get(sn_text_arg(fcinfo, 2), sn_text_arg(fcinfo, 1), sn_text_arg(fcinfo, 3), sn_text_arg(fcinfo, 4), &policy);
 	SPI_finish();
 	if (retry > policy.max_retries)
 		PG_RETURN_NULL();
@@ -408,7 +402,7 @@ sn_error_class_sql(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(class_names[sn_error_class(sqlstate_arg(fcinfo, 0), text_arg(fcinfo, 1))]));
+	PG_RETURN_TEXT_P(cstring_to_text(class_names[sn_error_class(sqlstate_arg(fcinfo, 0), sn_text_arg(fcinfo, 1))]));
 }
 
 static void

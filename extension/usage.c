@@ -255,18 +255,12 @@ check_unit(const char *resource, bool has_quantity, int64 quantity)
 
 /* ---- SQL ---- */
 
-static char *
-text_arg(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 /* usage_check_type(metric_type text) returns void */
 PG_FUNCTION_INFO_V1(sn_usage_check_type);
 Datum
 sn_usage_check_type(PG_FUNCTION_ARGS)
 {
-	check_type(text_arg(fcinfo, 0));
+	check_type(sn_text_arg(fcinfo, 0));
 	PG_RETURN_VOID();
 }
 
@@ -275,7 +269,7 @@ PG_FUNCTION_INFO_V1(sn_usage_check_tenant);
 Datum
 sn_usage_check_tenant(PG_FUNCTION_ARGS)
 {
-	check_tenant(text_arg(fcinfo, 0), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
+	check_tenant(sn_text_arg(fcinfo, 0), !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
 	PG_RETURN_VOID();
 }
 
@@ -283,7 +277,7 @@ sn_usage_check_tenant(PG_FUNCTION_ARGS)
 static SnUsage
 unit_args(FunctionCallInfo fcinfo)
 {
-	SnUsage unit = {text_arg(fcinfo, 0), text_arg(fcinfo, 1), text_arg(fcinfo, 2),
+	SnUsage unit = {sn_text_arg(fcinfo, 0), sn_text_arg(fcinfo, 1), sn_text_arg(fcinfo, 2),
 					PG_ARGISNULL(3) ? 0 : PG_GETARG_INT64(3)};
 
 	check_type(unit.metric_type);
@@ -344,7 +338,7 @@ array_strings(FunctionCallInfo fcinfo, int arg, int n)
 static SnUsage *
 units_args(FunctionCallInfo fcinfo, bool **has_quantity, int *n)
 {
-	char *metric_type = text_arg(fcinfo, 1);
+	char *metric_type = sn_text_arg(fcinfo, 1);
 	int most = Max(n_elements(fcinfo, 0), Max(n_elements(fcinfo, 2), n_elements(fcinfo, 3)));
 	char **tenants = array_strings(fcinfo, 0, most);
 	char **resources = array_strings(fcinfo, 2, most);
@@ -419,7 +413,7 @@ sn_usage_record_batch(PG_FUNCTION_ARGS)
 	int n;
 	SnUsage *units = units_args(fcinfo, &has_quantity, &n);
 
-	check_type(text_arg(fcinfo, 1));
+	check_type(sn_text_arg(fcinfo, 1));
 	check_tenants(units, n);
 	for (int i = 0; i < n; i++)
 		check_unit(units[i].resource, has_quantity[i], units[i].quantity);

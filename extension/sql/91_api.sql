@@ -137,27 +137,13 @@ $$;
 COMMENT ON FUNCTION sentinai.api_page(integer, integer) IS 'Raises SN001 unless a page may be so long and begin there.';
 
 CREATE FUNCTION sentinai.api_after(p_after text, OUT at timestamptz, OUT id text)
-	LANGUAGE plpgsql STABLE
-	SET search_path = pg_catalog, sentinai, pg_temp
-	AS $$
-DECLARE
-	part	text[] := regexp_match($1, '^(\d{4,6}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)_(.+)$');
-BEGIN
-	IF part IS NULL AND $1 IS NOT NULL THEN
-		PERFORM sentinai.api_wrong('after', to_jsonb($1), 'the next_after of the page before');
-	END IF;
-	at := part[1]::timestamptz;
-	id := part[2];
-EXCEPTION WHEN datetime_field_overflow THEN
-	PERFORM sentinai.api_wrong('after', to_jsonb($1), 'the next_after of the page before');
-END
-$$;
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_api_after_sql';
 COMMENT ON FUNCTION sentinai.api_after(text) IS 'Where a page begins: behind the row of that time and id. Error: SN001.';
 
 CREATE FUNCTION sentinai.api_cursor(at timestamptz, id text) RETURNS text
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '_' || $2 $$;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'sn_api_cursor_sql';
 COMMENT ON FUNCTION sentinai.api_cursor(timestamptz, text) IS 'What api_after() reads: next_after of a page whose last row this is.';
 
 CREATE FUNCTION sentinai.api_slice(items json[], keys text[], p_limit integer, p_offset integer, p_after text, OUT page json, OUT total bigint, OUT next_after text)
