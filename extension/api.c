@@ -153,12 +153,7 @@ answer_limited(const SnRateLimit *state, const char *body)
 static void
 limit_request(const SnRateLimit *state)
 {
-	char *words =
-		psprintf("Rate limit exceeded: " LIMIT_TYPE " (" INT64_FORMAT "/%ds)", state->limit, state->window_seconds);
-	char *reset_at = sn_rate_limit_reset_at(state);
-	char *body = psprintf("{\"detail\": \"%s\", \"limit_type\": \"" LIMIT_TYPE "\", \"limit\": " INT64_FORMAT
-						  ", \"current\": " INT64_FORMAT ", \"reset_at\": \"%s\"}",
-						  words, state->limit, state->granted + state->refused, reset_at);
+	char *body = sn_rate_limit_answer(LIMIT_TYPE, state);
 	ErrorData error = {.elevel = ERROR,
 					   .output_to_server = false,
 					   .output_to_client = true,
@@ -166,9 +161,9 @@ limit_request(const SnRateLimit *state)
 					   .lineno = __LINE__,
 					   .funcname = __func__,
 					   .sqlerrcode = SN_ERRCODE("SN040"),
-					   .message = words,
+					   .message = sn_rate_limit_words(LIMIT_TYPE, state),
 					   .detail = body,
-					   .hint = psprintf("Try again at %s.", reset_at),
+					   .hint = psprintf("Try again at %s.", sn_rate_limit_reset_at(state)),
 					   .assoc_context = CurrentMemoryContext};
 
 	if (!answers_itself())

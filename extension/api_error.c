@@ -209,7 +209,7 @@ set_headers_append(StringInfo out, const char *set, bool limited)
 	}
 }
 
-/* The runbook's body of an answer 429, as rate_limit_body() writes it. */
+/* The runbook's body of an answer 429, as sn_rate_limit_answer() writes it. */
 typedef struct LimitBody
 {
 	Span detail;

@@ -405,15 +405,27 @@ sn_rate_limit_reset_at(const SnRateLimit *state)
 					tm.tm_sec);
 }
 
-/* The runbook's body of an answer 429, as JSON. Names of limit types need no escaping. */
-static void
-body_append(StringInfo out, const Call *call, const SnRateLimit *state)
+char *
+sn_rate_limit_words(const char *limit_type, const SnRateLimit *state)
 {
-	appendStringInfo(out,
-					 "{\"detail\": \"Rate limit exceeded: %.*s (" INT64_FORMAT "/%ds)\", \"limit_type\": \"%.*s\","
-					 " \"limit\": " INT64_FORMAT ", \"current\": " INT64_FORMAT ", \"reset_at\": \"%s\"}",
-					 call->limit_type_len, call->limit_type, state->limit, state->window_seconds, call->limit_type_len,
-					 call->limit_type, state->limit, state->granted + state->refused, sn_rate_limit_reset_at(state));
+	return psprintf("Rate limit exceeded: %s (" INT64_FORMAT "/%ds)", limit_type, state->limit, state->window_seconds);
+}
+
+/* Names of limit types need no escaping. */
+char *
+sn_rate_limit_answer(const char *limit_type, const SnRateLimit *state)
+{
+	return psprintf("{\"detail\": \"%s\", \"limit_type\": \"%s\", \"limit\": " INT64_FORMAT
+					", \"current\": " INT64_FORMAT ", \"reset_at\": \"%s\"}",
+					sn_rate_limit_words(limit_type, state), limit_type, state->limit, state->granted + state->refused,
+					sn_rate_limit_reset_at(state));
+}
+
+/* The type's name, ended by a NUL. */
+static char *
+call_type_name(const Call *call)
+{
+	return pnstrdup(call->limit_type, call->limit_type_len);
 }
 
 /* ---- what is given back at abort ---- */
@@ -676,15 +688,12 @@ raise_above_limit(const Call *call, int64 cost, const SnRateLimit *state)
 static void
 raise_limit_exceeded(const Call *call, const SnRateLimit *state)
 {
-	StringInfoData body;
+	char *limit_type = call_type_name(call);
 	int64 seconds = (state->retry_after_us + USECS_PER_SEC - 1) / USECS_PER_SEC;
 
-	initStringInfo(&body);
-	body_append(&body, call, state);
-	ereport(ERROR, (errcode(SN_ERRCODE("SN040")),
-					errmsg("Rate limit exceeded: %.*s (" INT64_FORMAT "/%ds)", call->limit_type_len, call->limit_type,
-						   state->limit, state->window_seconds),
-					errdetail_internal("%s", body.data), errhint("Come back in " INT64_FORMAT " s.", seconds)));
+	ereport(ERROR, (errcode(SN_ERRCODE("SN040")), errmsg_internal("%s", sn_rate_limit_words(limit_type, state)),
+					errdetail_internal("%s", sn_rate_limit_answer(limit_type, state)),
+					errhint("Come back in " INT64_FORMAT " s.", seconds)));
 }
 
 static text *
@@ -969,15 +978,12 @@ sn_rate_limit_body(PG_FUNCTION_ARGS)
 {
 	Call call;
 	SnRateLimit state;
-	StringInfoData body;
 
 	call_args(&call, fcinfo);
 	call_require(&call, call_begin(&call, true));
 	call_state(&call, 1, call_fits(&call, 1), &state);
 	call_end(&call);
-	initStringInfo(&body);
-	body_append(&body, &call, &state);
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data));
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(sn_rate_limit_answer(call_type_name(&call), &state)));
 }
 
 /*

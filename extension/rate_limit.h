@@ -54,6 +54,10 @@ extern TimestampTz sn_rate_limit_appoint(const char *tenant_id, const char *limi
 /* reset_at in UTC, in whole seconds, rounded up: 2026-11-30T12:00:00Z. */
 extern char *sn_rate_limit_reset_at(const SnRateLimit *state);
 
+/* What a refused call is told, in the runbook's words, and the runbook's body of an answer 429, as JSON. */
+extern char *sn_rate_limit_words(const char *limit_type, const SnRateLimit *state);
+extern char *sn_rate_limit_answer(const char *limit_type, const SnRateLimit *state);
+
 extern void sn_rate_limit_install(void);
 
 #endif /* SENTINAI_RATE_LIMIT_H */

@@ -243,4 +243,4 @@ CREATE FUNCTION sentinai.api_pre_request() RETURNS void
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'sn_api_pre_request';
 COMMENT ON FUNCTION sentinai.api_pre_request() IS
-	'PostgREST''s db-pre-request: charges the caller''s tenant one of its api_requests and counts the call (usage api_calls); an answer 429 where it has none left, else the headers RateLimit and RateLimit-Policy. Sets the time zone to UTC. Refuses a GET with a word behind the "?" that its function, which the caller may execute, has no argument for (SN001). Works in a read only transaction. A 429 is no line in the server''s log.';
+	'PostgREST''s db-pre-request: charges the caller''s tenant one of its api_requests and counts the call (usage api_calls); an answer 429 where it has none left, else the headers RateLimit and RateLimit-Policy. Sets the time zone to UTC. Refuses a GET with a query parameter that its function doesn''t take, where that takes any and the caller may execute it (SN001). Works in a read only transaction. A 429 is no line in the server''s log.';
